@@ -1,0 +1,246 @@
+"""Proposals and actions: rows of (campaign, knob, index, value), from everyone who wants to change a control.
+
+A policy that moves 10,000 bids and a person who moves one budget send the same rows and meet the same guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from numbers import Integral, Real
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from engine.units import MAX_MICROS, Bool, Int64
+
+ROW_BITS = 24
+"""An action's id is its round's ledger sequence, shifted by this, plus its row in the round."""
+
+
+class Knob(IntEnum):
+    """What the optimiser can move; the first two are scalars in micros."""
+
+    BID = 0
+    BUDGET = 1
+    WEIGHTS = 2
+    PAUSED = 3
+
+
+class Source(IntEnum):
+    """Who proposes. Where several want the same knob in one round, the first here is judged, the others are refused."""
+
+    PERSON = 0
+    ROLLBACK = 1
+    RULE = 2
+    SCRIPT = 3
+    POLICY = 4
+
+
+class Flaw(IntEnum):
+    """Why a wanted value is not a whole number of micros that could ever be in force."""
+
+    NONE = 0
+    NOT_A_NUMBER = 1
+    NOT_FINITE = 2
+    NOT_WHOLE = 3
+    NEGATIVE = 4
+    OUT_OF_RANGE = 5
+
+
+class Result(IntEnum):
+    """What became of an approved row at the campaign's machine."""
+
+    PENDING = 0
+    APPLIED = 1
+    STALE = 2
+    RECORDED = 3  # judged in a factual replay, where nothing is applied
+
+
+class Note(NamedTuple):
+    """Who proposes, and the evidence in words."""
+
+    proposer: str
+    text: str
+
+
+class _Rows:
+    """Columns of equal length, and the notes (evidence, in words) that their `note` column points into."""
+
+    def __len__(self) -> int:
+        return len(self.campaign)  # type: ignore[attr-defined,no-any-return]
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """Choose rows by index or by mask; the notes stay."""
+        return replace(self, **{name: column[rows] for name, column in self.columns().items()})  # type: ignore[type-var]
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns by name."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "notes"}  # type: ignore[arg-type]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """One batch of several, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        notes: list[Note] = []
+        shifted = []
+        for part in parts:
+            shifted.append(part.note + len(notes))  # type: ignore[attr-defined]
+            notes.extend(part.notes)  # type: ignore[attr-defined]
+        names = [name for name in parts[0].columns() if name != "note"]
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(**columns, note=np.concatenate(shifted).astype(np.int16), notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class Proposals(_Rows):
+    """Changes somebody wants, not yet judged.
+
+    `index` is the creative's position within its campaign (0 for scalars); a vector is proposed whole, one row per
+    creative. `wanted` is micros, ppm or 0 / 1; where it is none of these, `flaw` says why and the guard refuses the
+    row. `base_version` is the knob's version that the proposer saw.
+    """
+
+    campaign: NDArray[Any]  # int32
+    knob: NDArray[Any]  # uint8, Knob
+    index: NDArray[Any]  # int32
+    wanted: Int64
+    flaw: NDArray[Any]  # uint8, Flaw
+    base_version: Int64
+    source: NDArray[Any]  # uint8, Source
+    note: NDArray[Any]  # int16, into notes
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class Actions(_Rows):
+    """Changes that passed the guard, with the value each replaces."""
+
+    action: Int64  # id, see ROW_BITS
+    campaign: NDArray[Any]  # int32
+    knob: NDArray[Any]  # uint8
+    index: NDArray[Any]  # int32
+    old: Int64
+    new: Int64
+    base_version: Int64
+    source: NDArray[Any]  # uint8
+    note: NDArray[Any]  # int16
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def moves_anchor(self) -> Bool:
+        """Whether the row is a person's own edit, which the anchor band follows."""
+        return self.source == Source.PERSON
+
+    @property
+    def round(self) -> int:
+        """Ledger sequence of the round these rows belong to (rows of one round travel together)."""
+        return int(self.action[0]) >> ROW_BITS if len(self) else -1
+
+
+@dataclass(frozen=True)
+class Approved:
+    """The permission to apply rows, which `engine.guard` alone makes: mypy and a test refuse the unguarded path."""
+
+    rows: Actions
+
+    def of(self, members: Int64) -> Approved:
+        """The rows that concern the given campaigns (ascending positions)."""
+        return Approved(self.rows.take(np.isin(self.rows.campaign, members)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def wanted_values(values: ArrayLike) -> tuple[Int64, NDArray[Any]]:
+    """Turn whatever a proposer sent into whole numbers and a `Flaw` per value; never raises, never rounds.
+
+    A float that is a whole number counts as one; strings, booleans, NaN, infinities, fractions, negative and
+    unreasonably large values are flawed and come out as 0.
+    """
+    array = np.asarray(values)
+    if array.dtype == np.int64:
+        return _bounded(array)
+    if array.dtype.kind == "f":
+        return _from_floats(array.astype(np.float64))
+    pairs = [_one_value(value) for value in np.asarray(values, dtype=object).ravel()]
+    return (
+        np.array([value for value, _ in pairs], dtype=np.int64),
+        np.array([flaw for _, flaw in pairs], dtype=np.uint8),
+    )
+
+
+def proposals(
+    campaign: ArrayLike,
+    knob: ArrayLike,
+    wanted: ArrayLike,
+    base_version: ArrayLike,
+    source: Source,
+    note: str,
+    index: ArrayLike = 0,
+    proposer: str | None = None,
+) -> Proposals:
+    """Build proposal rows; scalars are repeated to the length of `campaign`, the proposer defaults to the source."""
+    rows = np.atleast_1d(np.asarray(campaign, dtype=np.int32))
+    shape = rows.shape
+    values, flaw = wanted_values(np.atleast_1d(np.asarray(wanted)))
+    return Proposals(
+        campaign=rows,
+        knob=np.broadcast_to(np.asarray(knob, dtype=np.uint8), shape),
+        index=np.broadcast_to(np.asarray(index, dtype=np.int32), shape),
+        wanted=np.broadcast_to(values, shape),
+        flaw=np.broadcast_to(flaw, shape),
+        base_version=np.broadcast_to(np.asarray(base_version, dtype=np.int64), shape),
+        source=np.full(shape, source, dtype=np.uint8),
+        note=np.zeros(shape, dtype=np.int16),
+        notes=(Note(proposer or source.name.lower(), note),),
+    )
+
+
+def no_proposals() -> Proposals:
+    """A batch without rows."""
+    return proposals([], Knob.BID, np.empty(0, dtype=np.int64), 0, Source.POLICY, "")
+
+
+def nearest_step(old: Int64, wanted: ArrayLike) -> Int64:
+    """The whole value nearest to `wanted` that the step law `4·|new − old| ≤ old` lets through from `old`.
+
+    For proposers that know they want more than one step may take; the guard judges their rows all the same.
+    """
+    reach = old // 4
+    return np.clip(np.floor(np.asarray(wanted, dtype=np.float64)), old - reach, old + reach).astype(np.int64)
+
+
+def _bounded(values: Int64) -> tuple[Int64, NDArray[Any]]:
+    flaw = np.zeros(values.shape, dtype=np.uint8)
+    flaw[values < 0] = Flaw.NEGATIVE
+    flaw[values > MAX_MICROS] = Flaw.OUT_OF_RANGE
+    return (values if not flaw.any() else np.where(flaw == Flaw.NONE, values, 0)), flaw
+
+
+def _from_floats(values: NDArray[np.float64]) -> tuple[Int64, NDArray[Any]]:
+    flaw = np.zeros(values.shape, dtype=np.uint8)
+    finite = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        flaw[values != np.floor(values)] = Flaw.NOT_WHOLE
+    flaw[values < 0] = Flaw.NEGATIVE
+    flaw[values > MAX_MICROS] = Flaw.OUT_OF_RANGE
+    flaw[~finite] = Flaw.NOT_FINITE
+    return np.where(flaw == Flaw.NONE, values, 0.0).astype(np.int64), flaw
+
+
+def _one_value(value: object) -> tuple[int, Flaw]:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        return 0, Flaw.NOT_A_NUMBER
+    if not isinstance(value, Integral):
+        if not np.isfinite(float(value)):
+            return 0, Flaw.NOT_FINITE
+        if float(value) != int(value):
+            return 0, Flaw.NOT_WHOLE
+    whole = int(value)
+    if whole < 0:
+        return 0, Flaw.NEGATIVE
+    return (0, Flaw.OUT_OF_RANGE) if whole > MAX_MICROS else (whole, Flaw.NONE)

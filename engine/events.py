@@ -1,0 +1,177 @@
+"""The three column schemas: opportunities, events and tick counts.
+
+A source always emits `TickCounts`; it emits `Events` and `Opportunities` when asked to record them. Columns are NumPy
+arrays of one length, campaigns and creatives are indices into the id-sorted `CampaignSet`, and an unknown is a value
+plus a status column, never NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.units import Int64, TickGrid
+
+COUNTS = (
+    "opportunities",  # auctions that reached the campaign
+    "bids",  # auctions it entered: not paused, budget left for the most it could be charged
+    "outside_support",  # bids above the highest price the log can speak for (replays only)
+    "impressions",
+    "clicks",
+    "conversions",  # booked in the tick in which they happen
+    "spend_micros",
+    "revenue_micros",
+)
+OPPORTUNITIES, BIDS, OUTSIDE_SUPPORT, IMPRESSIONS, CLICKS, CONVERSIONS, SPEND, REVENUE = range(len(COUNTS))
+
+
+class Kind(IntEnum):
+    """What an event says; adjustments and refunds come with logs that carry them."""
+
+    IMPRESSION = 0
+    CLICK = 1
+    CONVERSION = 2
+
+
+class Status(IntEnum):
+    """Whether the value beside it is known."""
+
+    KNOWN = 0
+    UNKNOWN = 1
+
+
+@dataclass(frozen=True)
+class TickCounts:
+    """Integer counts per tick and cell, a cell being one creative of one campaign.
+
+    Parameters
+    ----------
+    first_tick:
+        Tick of `values[0]`.
+    values:
+        int64 of shape [ticks, cells, len(COUNTS)], non-negative.
+    """
+
+    first_tick: int
+    values: Int64
+
+    def __post_init__(self) -> None:
+        if self.values.dtype != np.int64 or self.values.ndim != 3 or self.values.shape[2] != len(COUNTS):
+            raise ValueError(
+                f"tick counts (={self.values.dtype}{self.values.shape}) must be int64[ticks, cells, {len(COUNTS)}]"
+            )
+        if self.values.size and self.values.min() < 0:
+            raise ValueError(f"a tick count (={self.values.min()}) must be >= 0: look at the source that emitted it")
+
+    @property
+    def ticks(self) -> int:
+        """Number of ticks covered."""
+        return int(self.values.shape[0])
+
+    def of_campaigns(self, cell_start: Int64) -> Int64:
+        """Sum the creatives of each campaign: int64[ticks, campaigns, len(COUNTS)]."""
+        if cell_start.size - 1 == self.values.shape[1]:
+            return self.values
+        return np.add.reduceat(self.values, cell_start[:-1], axis=1)
+
+
+class _Columns:
+    """A frozen dataclass whose every field is one column of the same length."""
+
+    def __post_init__(self) -> None:
+        lengths = {column.name: len(getattr(self, column.name)) for column in fields(self)}  # type: ignore[arg-type]
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of {type(self).__name__} (={lengths}) must have one length")
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))  # type: ignore[arg-type]
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """Choose rows by index or by mask."""
+        return type(self)(**{name: column[rows] for name, column in self.columns().items()})
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns by name, in the schema's order."""
+        return {column.name: getattr(self, column.name) for column in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def concatenate(cls, parts: list[Self]) -> Self:
+        """One table of several; no part gives an empty one."""
+        if not parts:
+            return cls.empty()
+        names = [column.name for column in fields(cls)]  # type: ignore[arg-type]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A table without rows, its dtypes as the schema states."""
+        return cls(**{column.name: np.empty(0, dtype=column.metadata["dtype"]) for column in fields(cls)})  # type: ignore[arg-type]
+
+
+def _column(dtype: str) -> Any:
+    return field(metadata={"dtype": dtype})
+
+
+@dataclass(frozen=True)
+class Events(_Columns):
+    """What happened, one row an event, ordered by (tick, event_time, id).
+
+    `event_high` and `event_low` are the 128-bit id; `click_high` and `click_low` name the click a conversion is
+    attributed to (zero for the other kinds). `price_micros` is the charge, on the event that is charged for.
+    """
+
+    kind: NDArray[Any] = _column("uint8")
+    event_high: Int64 = _column("int64")
+    event_low: Int64 = _column("int64")
+    campaign: NDArray[Any] = _column("int32")
+    cell: NDArray[Any] = _column("int32")  # creative, as an index over the set's cells
+    event_time: Int64 = _column("int64")  # µs since the epoch, UTC
+    price_micros: Int64 = _column("int64")
+    value_micros: Int64 = _column("int64")
+    click_high: Int64 = _column("int64")
+    click_low: Int64 = _column("int64")
+
+
+@dataclass(frozen=True)
+class Opportunities(_Columns):
+    """What could have been bought, one row per auction and campaign it reached, with the outcome if won.
+
+    `price_micros` is the least bid that wins (other campaigns of the account and the reserve included), so a row
+    replays by `bid >= price`. `predicted_ctr` turns a price per opportunity into one per click.
+    """
+
+    market: NDArray[Any] = _column("int32")
+    campaign: NDArray[Any] = _column("int32")
+    cell: NDArray[Any] = _column("int32")
+    tick: NDArray[Any] = _column("int32")
+    index: NDArray[Any] = _column("int32")  # position among the market's auctions of the tick
+    event_time: Int64 = _column("int64")
+    value: NDArray[Any] = _column("float64")  # relative to the reference opportunity, whose value is 1
+    predicted_ctr: NDArray[Any] = _column("float64")
+    price_micros: Int64 = _column("int64")
+    price_status: NDArray[Any] = _column("uint8")
+    click_if_won: NDArray[Any] = _column("uint8")
+    conversion_if_won: NDArray[Any] = _column("uint8")
+    conversion_time: Int64 = _column("int64")  # µs since the epoch; 0 where there is no conversion
+    conversion_value_micros: Int64 = _column("int64")
+
+
+def fold(events: Events, grid: TickGrid, first_tick: int, ticks: int, cells: int) -> TickCounts:
+    """Count events into ticks and cells; auctions entered and lost leave no event, so those counts stay zero.
+
+    Events outside [first_tick, first_tick + ticks) are left out: a conversion may fall after the run.
+    """
+    values = np.zeros((ticks, cells, len(COUNTS)), dtype=np.int64)
+    tick = grid.tick_of(events.event_time) - first_tick
+    inside = (tick >= 0) & (tick < ticks)
+    rows, at = events.take(inside), tick[inside]
+    for kind, count in ((Kind.IMPRESSION, IMPRESSIONS), (Kind.CLICK, CLICKS), (Kind.CONVERSION, CONVERSIONS)):
+        of_kind = rows.kind == kind
+        np.add.at(values[:, :, count], (at[of_kind], rows.cell[of_kind]), 1)
+    np.add.at(values[:, :, SPEND], (at, rows.cell), rows.price_micros)
+    np.add.at(values[:, :, REVENUE], (at, rows.cell), rows.value_micros)
+    return TickCounts(first_tick, values)

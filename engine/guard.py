@@ -1,0 +1,405 @@
+"""The safety guard: judges every proposed change, and alone makes the permission to apply one.
+
+`check` is pure and has no switch that turns it off; whatever it cannot judge it refuses. Three laws apply to automatic
+changes, in integers: a scalar moves by at most a quarter of the value in force (`4·|new − old| ≤ old`), it stays within
+the anchor band around the last value a person set, and a vector of shares moves by a total variation of at most 250,000
+ppm. Hard bounds hold for everybody. Outside a mandate an automatic change waits for a person's approval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from fractions import Fraction
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.actions import ROW_BITS, Actions, Approved, Flaw, Knob, Proposals, Source
+from engine.campaigns import SCALARS, CampaignSet, ControlState, Period, value_in_force
+from engine.units import PPM, Bool, Int64
+
+MAX_TOTAL_VARIATION = 250_000
+DEFAULT_BAND = (Fraction(1, 3), Fraction(3))
+NO_OFFER = -1
+FOREVER = np.iinfo(np.int64).max
+_PARTIES = len(Source)
+
+
+class Outcome(IntEnum):
+    """The guard's answer to a row."""
+
+    APPROVED = 0
+    NEEDS_APPROVAL = 1
+    REFUSED = 2
+
+
+class Reason(IntEnum):
+    """Why a row was not approved; the first that holds, in this order."""
+
+    NONE = 0
+    NOT_A_NUMBER = 1
+    NOT_FINITE = 2
+    NOT_WHOLE = 3
+    NEGATIVE = 4
+    OUT_OF_RANGE = 5
+    UNKNOWN_TARGET = 6
+    STALE = 7
+    NO_OP = 8
+    NOT_A_SWITCH = 9
+    ZERO = 10
+    STEP = 11
+    HARD_MINIMUM = 12
+    HARD_MAXIMUM = 13
+    BID_ABOVE_BUDGET = 14
+    ANCHOR_BAND = 15
+    INCOMPLETE_VECTOR = 16
+    VECTOR_SUM = 17
+    TOTAL_VARIATION = 18
+    SECOND_CHANGE = 19
+    ACCOUNT_BUDGET = 20
+    OUTSIDE_MANDATE = 21
+
+
+EXPLANATIONS = {
+    Reason.NOT_A_NUMBER: "the value is not a number",
+    Reason.NOT_FINITE: "the value is not finite",
+    Reason.NOT_WHOLE: "the value is not a whole number of micros",
+    Reason.NEGATIVE: "the value is negative",
+    Reason.OUT_OF_RANGE: "the value is larger than any amount of money accepted",
+    Reason.UNKNOWN_TARGET: "there is no such campaign, knob or creative",
+    Reason.STALE: "the knob moved after the proposer looked at it",
+    Reason.NO_OP: "the value is the one in force",
+    Reason.NOT_A_SWITCH: "paused is 0 or 1",
+    Reason.ZERO: "a bid or budget is never set to 0: pause instead",
+    Reason.STEP: "an automatic change is at most a quarter of the value in force",
+    Reason.HARD_MINIMUM: "below the hard minimum",
+    Reason.HARD_MAXIMUM: "above the hard maximum",
+    Reason.BID_ABOVE_BUDGET: "the bid would exceed the budget",
+    Reason.ANCHOR_BAND: "outside the band around the last value a person set",
+    Reason.INCOMPLETE_VECTOR: "weights are proposed whole, one row per creative",
+    Reason.VECTOR_SUM: "weights must sum to 1,000,000 ppm",
+    Reason.TOTAL_VARIATION: "weights move by at most 250,000 ppm in total variation",
+    Reason.SECOND_CHANGE: "the knob already changes in this round",
+    Reason.ACCOUNT_BUDGET: "the account's budget would be exceeded",
+    Reason.OUTSIDE_MANDATE: "outside any mandate: a person has to approve",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the guard enforces for n campaigns.
+
+    minimum, maximum:
+        int64[n, 2], hard bounds of bid and budget in micros; the minimum is at least 1.
+    band_low, band_high:
+        int64[n, 2, 2], the anchor band of each scalar knob as a fraction (numerator, denominator).
+    mandate_until:
+        int64[n, 4], the last tick at which each knob may move automatically; −1 where no mandate was granted.
+    account_budget:
+        The most that the budgets per day may sum to, micros; None for no limit.
+    account_member:
+        bool[n], whose budgets count towards it (those per day).
+    version:
+        Changes with every new set of limits; an approval is bound to it.
+    """
+
+    minimum: Int64
+    maximum: Int64
+    band_low: Int64
+    band_high: Int64
+    mandate_until: Int64
+    account_budget: int | None
+    account_member: Bool
+    version: int = 1
+
+    @classmethod
+    def of(cls, campaigns: CampaignSet, account_budget: int | None = None) -> Self:
+        """The campaigns' hard bounds, the default band, and no mandate."""
+        n = len(campaigns)
+        low, high = ((side.numerator, side.denominator) for side in DEFAULT_BAND)
+        return cls(
+            minimum=np.maximum(np.stack([campaigns.min_bid, campaigns.min_budget], axis=1), 1),
+            maximum=np.stack([campaigns.max_bid, campaigns.max_budget], axis=1),
+            band_low=np.tile(np.array(low, dtype=np.int64), (n, len(SCALARS), 1)),
+            band_high=np.tile(np.array(high, dtype=np.int64), (n, len(SCALARS), 1)),
+            mandate_until=np.full((n, len(Knob)), -1, dtype=np.int64),
+            account_budget=account_budget,
+            account_member=campaigns.period == Period.DAY,
+        )
+
+    def with_mandate(
+        self,
+        members: Int64,
+        knobs: tuple[Knob, ...],
+        band: tuple[Fraction, Fraction] = DEFAULT_BAND,
+        until: int | None = None,
+    ) -> Self:
+        """These limits with a mandate on some knobs of some campaigns, through tick `until` (None: the whole run)."""
+        low, high, mandate = self.band_low.copy(), self.band_high.copy(), self.mandate_until.copy()
+        for knob in knobs:
+            mandate[members, knob] = FOREVER if until is None else until
+            if knob in SCALARS:
+                low[members, knob] = (band[0].numerator, band[0].denominator)
+                high[members, knob] = (band[1].numerator, band[1].denominator)
+        return replace(self, band_low=low, band_high=high, mandate_until=mandate)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The guard's answer to a batch of proposals, row by row.
+
+    `old` is the value in force; `offer` the nearest value that would have been let through where a row was refused, or
+    NO_OFFER. `approved` holds the approved rows as actions whose ids tell the round and the row.
+    """
+
+    proposals: Proposals
+    outcome: NDArray[Any]  # uint8, Outcome
+    reason: NDArray[Any]  # uint8, Reason
+    old: Int64
+    offer: Int64
+    approved: Approved
+
+    def count(self, outcome: Outcome) -> int:
+        """Rows with the given outcome."""
+        return int((self.outcome == outcome).sum())
+
+
+@dataclass
+class _Case:
+    """A batch under judgement: int64 columns, and the reason found so far for each row.
+
+    `party` orders who is heard first: what a person has granted, then the sources by rank.
+    """
+
+    campaign: Int64
+    knob: Int64
+    index: Int64
+    wanted: Int64
+    party: Int64
+    old: Int64
+    reason: NDArray[Any]
+    offer: Int64
+
+    def refuse(self, rows: Bool, reason: Reason) -> None:
+        """Give rows that have no reason yet this one."""
+        self.reason[rows & (self.reason == Reason.NONE)] = reason
+
+    @property
+    def open(self) -> Bool:
+        """Rows against which nothing was found so far."""
+        return self.reason == Reason.NONE
+
+    @property
+    def free(self) -> Bool:
+        """Rows exempt from step, band and mandate: a person's own edit, and a rollback."""
+        return self.source <= Source.ROLLBACK
+
+    @property
+    def source(self) -> Int64:
+        """Who proposes, as a `Source`."""
+        return self.party % _PARTIES
+
+
+def check(
+    campaigns: CampaignSet,
+    state: ControlState,
+    proposed: Proposals,
+    limits: Limits,
+    *,
+    sequence: int,
+    tick: int,
+    granted: Bool | None = None,
+) -> Judgement:
+    """Judge every row against the controls in force and the limits.
+
+    Parameters
+    ----------
+    sequence:
+        Ledger sequence of the round; it numbers the actions.
+    tick:
+        The tick that just closed; mandates are checked against it.
+    granted:
+        bool[rows], rows that a person has approved. They need no mandate, and pass every other law as any row does.
+    """
+    granted = np.zeros(len(proposed), dtype=np.bool_) if granted is None else granted
+    case = _open_case(campaigns, state, proposed, granted)
+    _check_switches(case)
+    _check_scalars(case, state, limits)
+    _check_vectors(case, campaigns)
+    permitted = granted | case.free | (case.knob == Knob.PAUSED) & (case.wanted == 1)
+    permitted |= _in_mandate(case, limits, tick)
+    order = np.argsort(case.party, kind="stable")
+    _check_bids_against_budgets(case, state)
+    _one_change_per_knob(case, order, permitted)
+    _check_account_budget(case, state, limits, order, permitted)
+    outcome = np.where(case.open, np.uint8(Outcome.APPROVED), np.uint8(Outcome.REFUSED))
+    waiting = case.open & ~permitted
+    outcome[waiting] = Outcome.NEEDS_APPROVAL
+    case.reason[waiting] = Reason.OUTSIDE_MANDATE
+    approved = _permission(proposed, case.old, outcome == Outcome.APPROVED, sequence)
+    return Judgement(proposed, outcome, case.reason, case.old, case.offer, approved)
+
+
+def _open_case(campaigns: CampaignSet, state: ControlState, proposed: Proposals, granted: Bool) -> _Case:
+    """Lay the rows out, refusing what names no value or nothing that exists, or stands on an older version."""
+    campaign, knob, index = (column.astype(np.int64) for column in (proposed.campaign, proposed.knob, proposed.index))
+    reason = proposed.flaw.astype(np.uint8)  # flaws and the first reasons share their numbers
+    known = (campaign >= 0) & (campaign < len(campaigns)) & (knob >= 0) & (knob < len(Knob)) & (index >= 0)
+    safe = np.where(known, campaign, 0)
+    creatives = np.where(knob == Knob.WEIGHTS, np.diff(campaigns.cell_start)[safe], 1)
+    known &= index < creatives
+    campaign, knob, index = safe, np.where(known, knob, Knob.PAUSED), np.where(known, index, 0)
+    old = value_in_force(campaigns.cell_start, state, campaign, knob, index)
+    offer = np.full(len(proposed), NO_OFFER, dtype=np.int64)
+    party = np.where(granted, 0, _PARTIES) + proposed.source
+    case = _Case(campaign, knob, index, proposed.wanted, party, old, reason, offer)
+    case.refuse(~known, Reason.UNKNOWN_TARGET)
+    case.refuse(state.version[campaign, knob] != proposed.base_version, Reason.STALE)
+    case.refuse((case.wanted == old) & (knob != Knob.WEIGHTS), Reason.NO_OP)
+    return case
+
+
+def _check_switches(case: _Case) -> None:
+    case.refuse((case.knob == Knob.PAUSED) & (case.wanted > 1), Reason.NOT_A_SWITCH)
+
+
+def _check_scalars(case: _Case, state: ControlState, limits: Limits) -> None:
+    """Step law, hard bounds and anchor band of bids and budgets, and the nearest value within all three."""
+    rows = np.flatnonzero(case.knob < len(SCALARS))
+    campaign, knob, wanted, old = case.campaign[rows], case.knob[rows], case.wanted[rows], case.old[rows]
+    free = case.free[rows]
+    minimum, maximum = limits.minimum[campaign, knob], limits.maximum[campaign, knob]
+    anchor = state.anchor[campaign, knob]
+    band_low = _scaled(anchor, limits.band_low[campaign, knob], up=True)
+    band_high = _scaled(anchor, limits.band_high[campaign, knob], up=False)
+    found = np.zeros(rows.size, dtype=np.uint8)
+    for failed, reason in (
+        (wanted == 0, Reason.ZERO),
+        (~free & (np.abs(wanted - old) > old // 4), Reason.STEP),
+        (wanted < minimum, Reason.HARD_MINIMUM),
+        (wanted > maximum, Reason.HARD_MAXIMUM),
+        (~free & ((wanted < band_low) & (wanted < old) | (wanted > band_high) & (wanted > old)), Reason.ANCHOR_BAND),
+    ):
+        found[failed & (found == Reason.NONE)] = reason
+    low = np.where(free, minimum, np.maximum(minimum, np.maximum(old - old // 4, np.minimum(band_low, old))))
+    high = np.where(free, maximum, np.minimum(maximum, np.minimum(old + old // 4, np.maximum(band_high, old))))
+    nearest = np.clip(wanted, low, high)
+    is_open = case.reason[rows] == Reason.NONE
+    offers = is_open & (found != Reason.NONE) & (low <= high) & (nearest != old)
+    case.offer[rows[offers]] = nearest[offers]
+    case.reason[rows[is_open]] = found[is_open]
+
+
+def _check_vectors(case: _Case, campaigns: CampaignSet) -> None:
+    """Weights: whole, summing to the million, at most a quarter of the mass moved; judged vector by vector."""
+    rows = np.flatnonzero(case.knob == Knob.WEIGHTS)
+    if not rows.size:
+        return
+    parties = 2 * _PARTIES
+    key, vector = np.unique(case.campaign[rows] * parties + case.party[rows], return_inverse=True)
+    creatives = np.diff(campaigns.cell_start)[key // parties]
+    width = int(creatives.max()) + 1
+    distinct = np.bincount(np.unique(vector * width + case.index[rows]) // width, minlength=key.size)
+    whole = (np.bincount(vector, minlength=key.size) == creatives) & (distinct == creatives)
+    moved, total, worst = (np.zeros(key.size, dtype=np.int64) for _ in range(3))
+    np.add.at(moved, vector, np.abs(case.wanted[rows] - case.old[rows]))
+    np.add.at(total, vector, case.wanted[rows])
+    np.maximum.at(worst, vector, case.reason[rows])  # one bad row spoils its vector
+    free = key % parties % _PARTIES <= Source.ROLLBACK
+    for failed, reason in (
+        (~whole, Reason.INCOMPLETE_VECTOR),
+        (total != PPM, Reason.VECTOR_SUM),
+        (moved == 0, Reason.NO_OP),
+        (~free & (moved > 2 * MAX_TOTAL_VARIATION), Reason.TOTAL_VARIATION),
+    ):
+        worst[failed & (worst == Reason.NONE)] = reason
+    case.reason[rows] = worst[vector]
+    for position in np.flatnonzero(worst == Reason.TOTAL_VARIATION):
+        mine = rows[vector == position]
+        case.offer[mine] = nearest_vector(case.old[mine], case.wanted[mine])
+
+
+def _in_mandate(case: _Case, limits: Limits, tick: int) -> Bool:
+    return tick <= limits.mandate_until[case.campaign, case.knob]
+
+
+def _check_bids_against_budgets(case: _Case, state: ControlState) -> None:
+    """No bid above its budget, also where both move in one round: a budget must cover the larger of the two bids."""
+    bids = case.open & (case.knob == Knob.BID)
+    case.refuse(bids & (case.wanted > state.budget[case.campaign]), Reason.BID_ABOVE_BUDGET)
+    covered = state.bid.copy()
+    bids &= case.open
+    np.maximum.at(covered, case.campaign[bids], case.wanted[bids])
+    case.refuse((case.knob == Knob.BUDGET) & (case.wanted < covered[case.campaign]), Reason.BID_ABOVE_BUDGET)
+
+
+def _one_change_per_knob(case: _Case, order: Int64, permitted: Bool) -> None:
+    """Of the rows that would pass by themselves, the first party's stand for each knob; the others are refused."""
+    contenders = order[(case.open & permitted)[order]]
+    keys = case.campaign[contenders] * len(Knob) + case.knob[contenders]
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    winner = contenders[first][group]
+    same_vector = (case.knob[contenders] == Knob.WEIGHTS) & (case.party[contenders] == case.party[winner])
+    losers = contenders[(contenders != winner) & ~same_vector]
+    case.reason[losers] = Reason.SECOND_CHANGE
+
+
+def _check_account_budget(case: _Case, state: ControlState, limits: Limits, order: Int64, permitted: Bool) -> None:
+    """Let budgets rise, first party first, while the sum in force plus the rises stays within the account's budget.
+
+    Decreases of the same round give no room: a crash between two shards could leave the rises without them.
+    """
+    if limits.account_budget is None:
+        return
+    rises = case.open & permitted & (case.knob == Knob.BUDGET) & (case.wanted > case.old)
+    rises &= limits.account_member[case.campaign]
+    rows = order[rises[order]]
+    room = limits.account_budget - int(state.budget[limits.account_member].sum())
+    beyond = np.cumsum(case.wanted[rows] - case.old[rows]) > room
+    case.reason[rows[beyond]] = Reason.ACCOUNT_BUDGET
+
+
+def _permission(proposed: Proposals, old: Int64, passed: Bool, sequence: int) -> Approved:
+    rows = np.flatnonzero(passed)
+    return Approved(
+        Actions(
+            action=(np.int64(sequence) << ROW_BITS) + rows,
+            campaign=proposed.campaign[rows],
+            knob=proposed.knob[rows],
+            index=proposed.index[rows],
+            old=old[rows],
+            new=proposed.wanted[rows],
+            base_version=proposed.base_version[rows],
+            source=proposed.source[rows],
+            note=proposed.note[rows],
+            notes=proposed.notes,
+        )
+    )
+
+
+def nearest_vector(old: Int64, wanted: Int64) -> Int64:
+    """The vector of shares on the way from `old` to `wanted` at which a total variation of 250,000 ppm is reached."""
+    change = wanted - old
+    moved = int(np.abs(change).sum()) // 2
+    if moved <= MAX_TOTAL_VARIATION:
+        return wanted
+    part = np.sign(change) * (np.abs(change) * MAX_TOTAL_VARIATION // moved)
+    surplus = int(part.sum())  # the two sides were rounded towards zero separately: trim the longer one
+    for position in np.argsort(-np.abs(part), kind="stable"):
+        if surplus == 0:
+            break
+        if part[position] * surplus > 0:
+            trim = np.sign(surplus) * min(abs(surplus), abs(int(part[position])))
+            part[position] -= trim
+            surplus -= int(trim)
+    return old + part
+
+
+def _scaled(values: Int64, fraction: Int64, *, up: bool) -> Int64:
+    """values · numerator / denominator, rounded inwards, without leaving int64."""
+    numerator, denominator = fraction[..., 0], fraction[..., 1]
+    whole, rest = values // denominator, values % denominator
+    part = rest * numerator
+    return whole * numerator + (-(-part // denominator) if up else part // denominator)

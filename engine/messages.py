@@ -1,0 +1,136 @@
+"""What goes into the machines, and what comes out of them; all of it frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from engine.actions import Approved, Knob
+from engine.events import TickCounts
+from engine.ledger import RecordKind
+from engine.policy import View
+
+# --- campaigns ---
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """The world moved on: counts of the campaigns' cells over a span of ticks."""
+
+    counts: TickCounts
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Put approved rows in force. Delivered again, a round is answered again and changes nothing."""
+
+    approved: Approved
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Tell what is known at the close of a tick."""
+
+    tick: int
+
+
+CampaignMessage: TypeAlias = Advanced | Apply | Publish
+
+
+@dataclass(frozen=True)
+class Published:
+    """The campaigns' view."""
+
+    view: View
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A `Result` per row of a round, in the order of its rows."""
+
+    round: int
+    results: NDArray[Any]
+
+
+CampaignInstruction: TypeAlias = Published | Answered
+
+# --- optimiser ---
+
+
+class CommandKind(StrEnum):
+    """What a person can ask for; within a boundary they are served in this order, so deny wins a race."""
+
+    DENY = "deny"
+    APPROVE = "approve"
+    ROLLBACK = "rollback"
+    EDIT = "edit"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A person's command about one knob of one campaign.
+
+    `id` makes it idempotent. `values` are those of an edit (one for a scalar, one per creative for weights). `action`
+    names the action to roll back; None means the newest one on the knob.
+    """
+
+    id: str
+    kind: CommandKind
+    by: str
+    campaign: int
+    knob: Knob
+    values: tuple[int, ...] = ()
+    action: int | None = None
+
+
+@dataclass(frozen=True)
+class Open:
+    """The run begins with these controls in force."""
+
+    view: View
+    header: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A decision is due: what is known, what was commanded, and what became of the last round."""
+
+    view: View
+    commands: tuple[Command, ...]
+    results: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Close:
+    """The run ends; what became of the last round, and what the closing record should tell."""
+
+    tick: int
+    results: NDArray[Any]
+    header: dict[str, Any]
+
+
+OptimiserMessage: TypeAlias = Open | Boundary | Close
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Make a record durable before anything else happens."""
+
+    kind: RecordKind
+    tick: int
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Send approved rows to the campaigns' machines, after the commit."""
+
+    approved: Approved
+
+
+OptimiserInstruction: TypeAlias = Commit | Dispatch

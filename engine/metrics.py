@@ -1,0 +1,147 @@
+"""Mergeable counts, the rates made of them, and the performance score.
+
+Counts add up over ticks, creatives, campaigns and shards; a rate is a point value or unknown, with the reason why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from engine.events import CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND, BIDS
+from engine.units import Float64, Int64
+
+
+class Reason(Enum):
+    """Why a metric has no value."""
+
+    NO_OPPORTUNITIES = "no_opportunities"
+    NO_BIDS = "no_bids"
+    NO_IMPRESSIONS = "no_impressions"
+    NO_CLICKS = "no_clicks"
+    NO_CONVERSIONS = "no_conversions"
+    NO_SPEND = "no_spend"
+    NO_BUDGET = "no_budget"
+    MISSING_COMPONENT = "missing_component"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A published value and the number of cases behind it, or the reason why there is none."""
+
+    value: float | None
+    n: int
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True)
+class ScoreTargets:
+    """Weights (≥ 0, sum 1) and targets (> 0) of the performance score; the defaults are the product's."""
+
+    ctr_weight: float = 0.3
+    cvr_weight: float = 0.3
+    roas_weight: float = 0.4
+    ctr_target: float = 0.05
+    cvr_target: float = 0.10
+    roas_target: float = 3.0
+
+    def __post_init__(self) -> None:
+        weights = (self.ctr_weight, self.cvr_weight, self.roas_weight)
+        if min(weights) < 0 or abs(sum(weights) - 1.0) > 1e-9:
+            raise ValueError(f"score weights (={weights}) must be >= 0 and sum to 1")
+        targets = (self.ctr_target, self.cvr_target, self.roas_target)
+        if min(targets) <= 0:
+            raise ValueError(f"score targets (={targets}) must be > 0")
+
+
+class Tally:
+    """Running counts of n campaigns: update with more, merge with another's, get the sum."""
+
+    def __init__(self, counts: Int64) -> None:
+        self._counts = counts
+
+    @classmethod
+    def zero(cls, campaigns: int) -> Tally:
+        """Nothing counted yet."""
+        return cls(np.zeros((campaigns, len(COUNTS)), dtype=np.int64))
+
+    def update(self, counts: Int64) -> Tally:
+        """Add counts of shape [campaigns, len(COUNTS)]."""
+        return Tally(self._counts + counts)
+
+    def merge(self, other: Tally) -> Tally:
+        """Add what another tally of the same campaigns saw."""
+        return Tally(self._counts + other._counts)
+
+    def get(self) -> Int64:
+        """The counts, int64[campaigns, len(COUNTS)]."""
+        return self._counts
+
+
+def metrics(counts: Int64, budget_micros: int | None = None, targets: ScoreTargets | None = None) -> dict[str, Metric]:
+    """Every published metric of one campaign's (or account's) counts, a vector of len(COUNTS).
+
+    CTR, CVR, win rate and impression share are fractions, CPC, CPM and CPA micros, ROAS a ratio, the score 0 … 100.
+    `budget_micros` is that of the period the counts cover; without it there is no budget utilisation.
+    """
+    count = dict(zip(COUNTS, (int(value) for value in counts), strict=True))
+    impressions, clicks, conversions = count["impressions"], count["clicks"], count["conversions"]
+    spend, revenue = count["spend_micros"], count["revenue_micros"]
+    rates = {
+        "ctr": _ratio(clicks, impressions, Reason.NO_IMPRESSIONS),
+        "cvr": _ratio(conversions, clicks, Reason.NO_CLICKS),
+        "cpc_micros": _ratio(spend, clicks, Reason.NO_CLICKS),
+        "cpm_micros": _ratio(1000 * spend, impressions, Reason.NO_IMPRESSIONS, impressions),
+        "cpa_micros": _ratio(spend, conversions, Reason.NO_CONVERSIONS),
+        "roas": _ratio(revenue, spend, Reason.NO_SPEND),
+        "win_rate": _ratio(impressions, count["bids"], Reason.NO_BIDS),
+        "impression_share": _ratio(impressions, count["opportunities"], Reason.NO_OPPORTUNITIES),
+        "budget_utilisation": _ratio(spend, budget_micros or 0, Reason.NO_BUDGET),
+    }
+    return rates | {"score": score(rates["ctr"], rates["cvr"], rates["roas"], targets or ScoreTargets())}
+
+
+def score(ctr: Metric, cvr: Metric, roas: Metric, targets: ScoreTargets) -> Metric:
+    """100 · Σ weight · clip(rate / target, 0, 1) over CTR, CVR and ROAS; unknown where a component is."""
+    parts = (
+        (ctr.value, targets.ctr_weight, targets.ctr_target),
+        (cvr.value, targets.cvr_weight, targets.cvr_target),
+        (roas.value, targets.roas_weight, targets.roas_target),
+    )
+    total = 0.0
+    for value, weight, target in parts:
+        if value is None:
+            return Metric(None, ctr.n, Reason.MISSING_COMPONENT)
+        total += weight * min(max(value / target, 0.0), 1.0)
+    return Metric(100.0 * total, ctr.n)
+
+
+def shares(numerator: Int64, denominator: Int64, empty: float) -> Float64:
+    """Elementwise ratio of counts, `empty` where the denominator is 0; for policies, which work on columns."""
+    safe = np.maximum(denominator, 1)
+    return np.where(denominator > 0, numerator / safe, empty)
+
+
+def _ratio(numerator: int, denominator: int, reason: Reason, n: int | None = None) -> Metric:
+    cases = denominator if n is None else n
+    return Metric(numerator / denominator, cases) if denominator else Metric(None, 0, reason)
+
+
+__all__ = [
+    "BIDS",
+    "CLICKS",
+    "CONVERSIONS",
+    "IMPRESSIONS",
+    "OPPORTUNITIES",
+    "REVENUE",
+    "SPEND",
+    "Metric",
+    "Reason",
+    "ScoreTargets",
+    "Tally",
+    "metrics",
+    "score",
+    "shares",
+]

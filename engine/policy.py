@@ -1,0 +1,96 @@
+"""What the domain needs from the floors above: a source of events, and policies that propose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from engine.actions import Proposals
+from engine.campaigns import CampaignSet, ControlState
+from engine.events import Events, Opportunities, TickCounts
+from engine.units import Int64, TickGrid
+
+
+@dataclass(frozen=True)
+class View:
+    """What is known of n campaigns at the close of a tick; everything a policy may look at.
+
+    tick:
+        The tick that just closed; a decision taken on this view acts from `tick + 1`.
+    controls:
+        The controls in force, with the versions that a proposal has to name.
+    recent, period, lifetime:
+        int64[n, len(COUNTS)], counts since the last view, since the budget period opened (this tick included), and since
+        the run began.
+    """
+
+    tick: int
+    controls: ControlState
+    recent: Int64
+    period: Int64
+    lifetime: Int64
+
+    def select(self, campaigns: CampaignSet, members: Int64) -> View:
+        """The view of some campaigns of the set; of all of them, itself."""
+        if len(members) == len(campaigns):
+            return self
+        controls = self.controls.select(campaigns, members)
+        return View(self.tick, controls, self.recent[members], self.period[members], self.lifetime[members])
+
+    @classmethod
+    def merge(cls, campaigns: CampaignSet, parts: list[tuple[Int64, View]]) -> View:
+        """Put the views of shards, each with its members, back into the order of the whole set."""
+        if len(parts) == 1:
+            return parts[0][1]
+        order = np.argsort(np.concatenate([members for members, _ in parts]), kind="stable")
+        controls = ControlState.merge(campaigns, [(members, view.controls) for members, view in parts])
+        recent, period, lifetime = (
+            np.concatenate([getattr(view, name) for _, view in parts])[order] for name in ("recent", "period", "lifetime")
+        )
+        return cls(parts[0][1].tick, controls, recent, period, lifetime)
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides: maps a view and its own memory to proposals and the next memory.
+
+    A policy is deterministic, keeps nothing between calls but the memory it returns (picklable, not modified in place),
+    and judges nothing: the guard does. `start` gets the campaigns it is responsible for and the run's calendar; the
+    views it is given later are of those campaigns alone, and it names them by their position among them.
+    """
+
+    def start(self, campaigns: CampaignSet, grid: TickGrid) -> Any:
+        """The memory before the first view."""
+        ...
+
+    def propose(self, view: View, memory: Any) -> tuple[Proposals, Any]:
+        """Proposals on this view, and the memory for the next."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a source emitted over a span of ticks; records are empty unless it was asked for them."""
+
+    counts: TickCounts
+    events: Events
+    opportunities: Opportunities
+
+
+@runtime_checkable
+class EventSource(Protocol):
+    """A world or a log that feeds a set of campaigns.
+
+    It holds its own physical state (who has been charged what in the period, conversions still to come) and no controls:
+    those come with each call. Campaign and cell positions in `counts` are those of the set it was built for; in
+    `events` and `opportunities` they are positions in the whole run.
+    """
+
+    factual: bool
+    """True where outcomes are as logged whatever the controls say, so that proposals are recorded and not applied."""
+
+    def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
+        """Emit the ticks [from_tick, to_tick) under the given controls; ticks are asked for in order, once."""
+        ...
