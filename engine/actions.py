@@ -147,9 +147,15 @@ class Approved:
 
     rows: Actions
 
+    @classmethod
+    def nothing(cls) -> Self:
+        """No rows at all."""
+        return cls(no_actions())
+
     def of(self, members: Int64) -> Approved:
-        """The rows that concern the given campaigns (ascending positions)."""
-        return Approved(self.rows.take(np.isin(self.rows.campaign, members)))
+        """The rows that concern the given campaigns (ascending positions), which they then name by place among those."""
+        mine = self.rows.take(np.isin(self.rows.campaign, members))
+        return Approved(replace(mine, campaign=np.searchsorted(members, mine.campaign).astype(np.int32)))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -203,6 +209,13 @@ def proposals(
 def no_proposals() -> Proposals:
     """A batch without rows."""
     return proposals([], Knob.BID, np.empty(0, dtype=np.int64), 0, Source.POLICY, "")
+
+
+def no_actions() -> Actions:
+    """Actions without rows."""
+    whole, place, small = (np.empty(0, dtype=kind) for kind in (np.int64, np.int32, np.uint8))
+    note = np.empty(0, dtype=np.int16)
+    return Actions(whole, place, small, place, whole, whole, whole, small, note)
 
 
 def nearest_step(old: Int64, wanted: ArrayLike) -> Int64:
