@@ -1,0 +1,1 @@
+"""Who proposes: policies, classic and learned, behind the one `Policy` protocol."""

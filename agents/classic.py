@@ -1,0 +1,189 @@
+"""The classic policies: a constant bid, pacing controllers, and daily budgets that follow the return.
+
+All work on columns, one row a campaign, keep their memory in arrays they never change in place, and leave judging to
+the guard. They aim within the step law and the anchor band, since a wish beyond either would be refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
+from engine.campaigns import CampaignSet, Period
+from engine.events import OPPORTUNITIES, REVENUE, SPEND
+from engine.policy import View
+from engine.units import Bool, Float64, Int64, TickGrid, floor_micros
+
+Band = tuple[float, float]
+WHOLE_BAND: Band = (1 / 3, 3.0)
+_LITTLE = 1e-3
+
+
+@dataclass(frozen=True)
+class Gains:
+    """How strongly a pacing controller answers.
+
+    proportional:
+        Change of log bid per unit of log (wanted / actual) spend of the last ticks; 1 would undo the error at once if
+        spend were proportional to the bid.
+    integral:
+        Change of log bid per unit of budget share by which spend is behind (+) or ahead (−) of its plan.
+    """
+
+    proportional: float = 0.3
+    integral: float = 0.3
+
+
+class Constant:
+    """Never proposes anything: what the controls were is what they stay."""
+
+    def start(self, campaigns: CampaignSet, grid: TickGrid) -> None:  # noqa: ARG002 - the protocol's signature
+        """Nothing to remember."""
+        return None  # noqa: RET501 - the protocol's memory
+
+    def propose(self, view: View, memory: None) -> tuple[Proposals, None]:  # noqa: ARG002 - the protocol's signature
+        """No rows."""
+        return no_proposals(), memory
+
+
+class _Pace(NamedTuple):
+    """A pacing policy's knowledge; only the tick of its last view changes.
+
+    `done` is the expected share of the period's traffic gone at each tick's close, `traffic` its running sum over
+    periods; both float64[2, ticks], by day and by flight.
+    """
+
+    done: Float64
+    traffic: Float64
+    closes: Bool  # whether a period closes with each tick, [2, ticks]
+    period: Int64  # row of the above that a campaign follows
+    minimum: Int64  # bids, micros
+    maximum: Int64
+    seen: int = -1
+
+
+@dataclass(frozen=True)
+class PacingPI:
+    """Paces spend along an expected traffic curve by a proportional–integral controller on the log bid.
+
+    The curve is 1 + amplitude · cos(2π (hour − peak_hour) / 24): amplitude 0 spends evenly in time, the market's own
+    curve is traffic-aware. In velocity form: Δ log bid = P · log(wanted / actual spend per traffic of the last ticks)
+    + I · (planned − actual share of the budget), where the wanted spend is what is left of the budget over what is left
+    of the period's traffic. Zhang et al. (WSDM 2016, section 3) control eCPC in the same way; here spend is controlled.
+
+    Example
+    -------
+    >>> even, aware = PacingPI(), PacingPI(amplitude=0.6, peak_hour=20)
+    """
+
+    gains: Gains = Gains()
+    amplitude: float = 0.0
+    peak_hour: float = 20.0
+    band: Band = WHOLE_BAND
+
+    def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Pace:
+        """Lay the plan out over the run's ticks."""
+        curve = 1 + self.amplitude * np.cos(2 * np.pi * (grid.hour + grid.tick_minutes / 120 - self.peak_hour) / 24)
+        by_day = curve / np.bincount(grid.day, weights=curve)[grid.day]
+        by_flight = curve / curve.sum()
+        traffic = np.cumsum([by_day, by_flight], axis=1)
+        last = np.arange(grid.ticks) == grid.ticks - 1
+        return _Pace(
+            done=traffic - [grid.day, np.zeros(grid.ticks)],
+            traffic=traffic,
+            closes=np.stack([grid.closes_day, last]),
+            period=np.where(campaigns.period == Period.DAY, 0, 1),
+            minimum=np.maximum(campaigns.min_bid, 1),
+            maximum=campaigns.max_bid,
+        )
+
+    def propose(self, view: View, memory: _Pace) -> tuple[Proposals, _Pace]:
+        """One bid per campaign that saw traffic, unless it would stay as it is."""
+        bid = view.controls.bid
+        change = np.clip(self._change(view, memory), -0.25, 0.25)
+        low, high = (view.controls.anchor[:, Knob.BID] * side for side in self.band)
+        low = np.maximum(np.ceil(low), memory.minimum)
+        high = np.minimum(np.floor(high), np.minimum(memory.maximum, view.controls.budget))
+        wanted = nearest_step(bid, np.clip(floor_micros(bid * np.exp(change)), low, np.maximum(low, high)))
+        rows = np.flatnonzero((wanted != bid) & (view.recent[:, OPPORTUNITIES] > 0) & ~view.controls.paused)
+        memory = memory._replace(seen=view.tick)
+        if not rows.size:
+            return no_proposals(), memory
+        versions = view.controls.version[rows, Knob.BID]
+        return proposals(rows, Knob.BID, wanted[rows], versions, Source.POLICY, "pacing", proposer=""), memory
+
+    def _change(self, view: View, pace: _Pace) -> Float64:
+        """Change of the log bid; where a period has just closed, the next one's plan starts without a debt."""
+        tick, budget = view.tick, np.maximum(view.controls.budget, 1)
+        closes = pace.closes[pace.period, tick]
+        done = np.where(closes, 0.0, pace.done[pace.period, tick])
+        spent = np.where(closes, 0.0, view.period[:, SPEND] / budget)
+        before = pace.traffic[:, pace.seen] if pace.seen >= 0 else np.zeros(2)
+        traffic = (pace.traffic[:, tick] - before)[pace.period]
+        wanted = np.maximum(1 - spent, 0) / np.maximum(1 - done, _LITTLE)
+        actual = view.recent[:, SPEND] / budget / np.maximum(traffic, _LITTLE)
+        error = np.log(np.maximum(wanted, _LITTLE) / np.maximum(actual, _LITTLE))
+        change: Float64 = self.gains.proportional * np.clip(error, -1, 1) + self.gains.integral * (done - spent)
+        return change
+
+
+class _Account(NamedTuple):
+    """The daily budgets' knowledge."""
+
+    grid: TickGrid
+    minimum: Int64
+    maximum: Int64
+
+
+@dataclass(frozen=True)
+class DailyBudgets:
+    """Once a day, at local midnight, moves budgets towards the campaigns whose revenue per unit of spend is higher.
+
+    A campaign's share of the budgets is tilted by its return of the closing day against the account's, by at most
+    `max_change`; rises are scaled so that they never exceed the falls, so the sum of the budgets does not grow.
+    """
+
+    max_change: float = 0.2
+    band: Band = WHOLE_BAND
+
+    def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Account:
+        """Remember the calendar and the bounds."""
+        return _Account(grid, campaigns.min_budget, campaigns.max_budget)
+
+    def propose(self, view: View, memory: _Account) -> tuple[Proposals, _Account]:
+        """One budget per campaign that moves; nothing on the other ticks of the day."""
+        day_ends = memory.grid.closes_day[view.tick]
+        if not day_ends:
+            return no_proposals(), memory
+        budget = view.controls.budget
+        wanted = self._within(view, memory, budget + self._moves(view, budget))
+        rows = np.flatnonzero((wanted != budget) & ~view.controls.paused)
+        versions = view.controls.version[rows, Knob.BUDGET]
+        return proposals(rows, Knob.BUDGET, wanted[rows], versions, Source.POLICY, "return", proposer=""), memory
+
+    def _moves(self, view: View, budget: Int64) -> Float64:
+        """Micros to add to each budget: the falls, and rises that sum to no more than the falls."""
+        spend, revenue = view.period[:, SPEND], view.period[:, REVENUE]
+        known = spend > 0
+        account = revenue.sum() / max(int(spend.sum()), 1)
+        tilt = np.zeros(len(budget))
+        if account > 0:
+            tilt[known] = np.clip(revenue[known] / spend[known] / account - 1, -1, 1) * self.max_change
+        moves = budget * tilt
+        falls, rises = -moves[moves < 0].sum(), moves[moves > 0].sum()
+        scale = min(1.0, falls / rises) if rises > 0 else 0.0
+        return np.where(moves > 0, moves * scale, moves)
+
+    def _within(self, view: View, account: _Account, wanted: Float64) -> Int64:
+        low, high = (view.controls.anchor[:, Knob.BUDGET] * side for side in self.band)
+        low = np.maximum(np.ceil(low), np.maximum(account.minimum, view.controls.bid))
+        high = np.minimum(np.floor(high), account.maximum)
+        return nearest_step(view.controls.budget, np.clip(floor_micros(wanted), low, np.maximum(low, high)))
+
+
+def even_pi(gains: Gains = Gains(), band: Band = WHOLE_BAND) -> PacingPI:
+    """Pacing that spends evenly in time."""
+    return PacingPI(gains, band=band)

@@ -1,0 +1,226 @@
+"""The same hosts as Ray actors: shards of campaigns, one central optimiser, and handles to single campaigns.
+
+This is the only room that knows Ray. A round's rows travel from the optimiser to the shards as an object reference, so
+the driver holds no decision up; a span's counts travel in columns, never event by event.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.actions import Knob
+from engine.messages import Command, CommandKind
+from engine.metrics import Metric, metrics
+from engine.runtime.hosts import CampaignHost, OptimiserHost, ShardHost, SourceHost
+from engine.runtime.local import Outcome, Watcher, drive
+from engine.runtime.plan import Plan, partition
+from engine.runtime.store import LEDGER
+from engine.runtime.tables import Recorder
+from engine.units import Int64
+
+# Ray reads these when it is imported: no usage report is sent, and nothing is printed that a user cannot act on.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+import ray
+from ray.exceptions import RayTaskError
+
+OBJECT_STORE_BYTES = 512 * 1024**2
+
+CampaignShard = ray.remote(num_cpus=0)(ShardHost)
+MarketShard = ray.remote(num_cpus=0)(SourceHost)
+CampaignActor = ray.remote(num_cpus=0)(CampaignHost)
+OptimiserActor = ray.remote(num_cpus=0)(OptimiserHost)
+
+
+@contextmanager
+def ray_session() -> Iterator[str]:
+    """A Ray of our own on this machine, with a fresh namespace; gone, with all its processes, when the block ends."""
+    namespace = f"bidtwin-{uuid.uuid4().hex[:12]}"
+    ray.init(
+        address="local",
+        namespace=namespace,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+    try:
+        yield namespace
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class CampaignHandle:
+    """A single campaign of a live run.
+
+    What it asks for goes the way of every change: the optimiser admits it at the next boundary, the guard judges it,
+    the ledger records it.
+    """
+
+    campaign: str
+    position: int
+    home: Any
+    optimiser: Any
+
+    def snapshot(self) -> dict[str, int]:
+        """The controls in force: bid, budget, paused."""
+        return self._known()[0]
+
+    def metrics(self) -> dict[str, Metric]:
+        """The published metrics since the run began."""
+        return metrics(self._known()[1])
+
+    def apply(self, knob: Knob, values: Sequence[int], by: str) -> str:
+        """Ask for a change in a person's name; returns the command's id."""
+        return self._submit(CommandKind.EDIT, by, knob, tuple(values))
+
+    def pause(self, by: str) -> str:
+        """Ask for a pause, which is always allowed."""
+        return self._submit(CommandKind.PAUSE, by, Knob.PAUSED, ())
+
+    def _known(self) -> tuple[dict[str, int], Int64]:
+        known: tuple[dict[str, int], Int64] = _get(self.home.snapshot.remote(self.position))
+        return known
+
+    def _submit(self, kind: CommandKind, by: str, knob: Knob, values: tuple[int, ...]) -> str:
+        command = Command(uuid.uuid4().hex, kind, by, self.position, knob, values)
+        _get(self.optimiser.submit.remote(command))
+        return command.id
+
+
+class RayRunner:
+    """Runs a plan on Ray actors.
+
+    Parameters
+    ----------
+    shards:
+        Actor processes that feed the campaigns; more than there are cores never helped.
+    campaigns_per_actor:
+        None keeps campaigns in the process that feeds them. A number puts at most so many into an actor of their own:
+        with 1, every campaign is a Ray actor, fed through the object store.
+    """
+
+    def __init__(self, shards: int = 2, campaigns_per_actor: int | None = None) -> None:
+        self._shards = shards
+        self._campaigns_per_actor = campaigns_per_actor
+        self._cast: _RayCast | None = None
+
+    def run(self, plan: Plan, folder: Path, watch: Watcher | None = None) -> Outcome:
+        """Carry the plan out, leaving ledger and tables in the folder."""
+        recorder = Recorder(folder, plan.campaigns, plan.grid)
+        try:
+            with ray_session():
+                self._cast = self._hire(plan, folder)
+                return drive(plan, self._cast, recorder, watch)
+        finally:
+            self._cast = None
+            recorder.close()
+
+    def handle(self, campaign: str) -> CampaignHandle:
+        """A handle to a campaign of the run that is under way (from a watcher, or from another thread)."""
+        if self._cast is None:
+            raise RuntimeError("no run is under way")
+        return self._cast.handle(campaign)
+
+    def _hire(self, plan: Plan, folder: Path) -> _RayCast:
+        parts = partition(plan.campaigns, self._shards)
+        if self._campaigns_per_actor is None:
+            return _RayCast(plan, folder, parts)
+        return _ApartCast(plan, folder, parts, self._campaigns_per_actor)
+
+
+class _RayCast:
+    """Shard actors that hold campaigns and their source; references are Ray's."""
+
+    def __init__(self, plan: Plan, folder: Path, parts: list[Int64]) -> None:
+        self._plan = plan
+        self._parts = parts
+        shared = ray.put(plan)
+        self.optimiser = OptimiserActor.options(name="optimiser").remote(shared, str(folder.absolute() / LEDGER))
+        self._homes = self._settle(shared)
+
+    def _settle(self, plan: Any) -> list[tuple[Int64, Any]]:
+        """Create the actors that hold campaigns; who lives where."""
+        return [
+            (members, CampaignShard.options(name=f"shard-{place}").remote(plan, members))
+            for place, members in enumerate(self._parts)
+        ]
+
+    def handle(self, campaign: str) -> CampaignHandle:
+        position = self._plan.campaigns.index(campaign)
+        home = next(actor for members, actor in self._homes if position in members)
+        return CampaignHandle(campaign, position, home, self.optimiser)
+
+    def step(self, approved: Any, from_tick: int, to_tick: int) -> tuple[list[Any], list[Any], list[Any]]:
+        approved = approved if isinstance(approved, ray.ObjectRef) else ray.put(approved)
+        steps = [shard.step.options(num_returns=3).remote(approved, from_tick, to_tick) for _, shard in self._homes]
+        reports, traces, records = zip(*steps, strict=True)
+        return list(reports), list(traces), list(records)
+
+    def decide(self, tick: int, reports: list[Any]) -> Any:
+        return self.optimiser.decide.remote(tick, *reports)
+
+    def close(self, tick: int, header: Mapping[str, Any], reports: list[Any]) -> str:
+        digest: str = _get(self.optimiser.close.remote(tick, dict(header), *reports))
+        return digest
+
+    def values(self, references: Sequence[Any]) -> list[Any]:
+        values: list[Any] = _get(list(references))
+        return values
+
+
+class _ApartCast(_RayCast):
+    """Campaign actors apart from the market shards that feed them with column batches through the object store."""
+
+    def __init__(self, plan: Plan, folder: Path, parts: list[Int64], campaigns_per_actor: int) -> None:
+        self._groups = [
+            np.array_split(np.arange(len(members)), -(-len(members) // campaigns_per_actor)) for members in parts
+        ]
+        super().__init__(plan, folder, parts)
+
+    def _settle(self, plan: Any) -> list[tuple[Int64, Any]]:
+        self._markets = [
+            MarketShard.options(name=f"market-{place}").remote(plan, members)
+            for place, members in enumerate(self._parts)
+        ]
+        factual = _get([market.is_factual.remote() for market in self._markets])
+        homes = []
+        for members, groups, of_log in zip(self._parts, self._groups, factual, strict=True):
+            for group in groups:
+                mine = members[group]
+                name = f"campaigns-{int(mine[0])}"
+                homes.append((mine, CampaignActor.options(name=name).remote(plan, mine, factual=of_log)))
+        return homes
+
+    def step(self, approved: Any, from_tick: int, to_tick: int) -> tuple[list[Any], list[Any], list[Any]]:
+        approved = approved if isinstance(approved, ray.ObjectRef) else ray.put(approved)
+        actors = iter([actor for _, actor in self._homes])
+        reports, traces, records = [], [], []
+        for market, groups in zip(self._markets, self._groups, strict=True):
+            mine = [next(actors) for _ in groups]
+            controls = [actor.apply.remote(approved) for actor in mine]
+            advance = market.advance_apart.options(num_returns=len(groups) + 1)
+            *counts, record = advance.remote(from_tick, to_tick, groups, *controls)
+            records.append(record)
+            for actor, count in zip(mine, counts, strict=True):
+                report, trace = actor.observe.options(num_returns=2).remote(count)
+                reports.append(report)
+                traces.append(trace)
+        return reports, traces, records
+
+
+def _get(references: Any) -> Any:
+    """Wait for values; an actor's error is raised as it was there."""
+    try:
+        return ray.get(references)
+    except RayTaskError as error:
+        raise error.cause from None

@@ -1,0 +1,110 @@
+"""The Parquet layout of recorded events and opportunities: the columns of `engine.events`, with ids as strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from engine.campaigns import CampaignSet
+from engine.events import Events, Kind, Opportunities
+
+TABLE_VERSION = 1
+METADATA = {"bidtwin_table_version": str(TABLE_VERSION)}
+TIME = pa.timestamp("us", tz="UTC")
+WORD = pa.dictionary(pa.int32(), pa.string())
+
+EVENTS = pa.schema(
+    [
+        ("event_time", TIME),
+        ("kind", WORD),
+        ("event_id", pa.string()),  # 128 bits, hexadecimal
+        ("campaign", WORD),
+        ("creative", WORD),
+        ("price_micros", pa.int64()),
+        ("value_micros", pa.int64()),
+        ("click_id", pa.string()),  # the click a conversion is attributed to
+    ],
+    metadata=METADATA,
+)
+
+OPPORTUNITIES = pa.schema(
+    [
+        ("tick", pa.int32()),
+        ("event_time", TIME),
+        ("market", WORD),
+        ("index", pa.int32()),
+        ("campaign", WORD),
+        ("creative", WORD),
+        ("value", pa.float64()),
+        ("predicted_ctr", pa.float64()),
+        ("price_micros", pa.int64()),  # the least bid that wins; null where it is not known
+        ("click_if_won", pa.bool_()),
+        ("conversion_if_won", pa.bool_()),
+        ("conversion_time", TIME),
+        ("conversion_value_micros", pa.int64()),
+    ],
+    metadata=METADATA,
+)
+
+
+def event_columns(events: Events, campaigns: CampaignSet) -> dict[str, Any]:
+    """Events as columns of the file."""
+    click = identifiers(events.click_high, events.click_low)
+    return {
+        "event_time": times(events.event_time),
+        "kind": words(events.kind, [kind.name.lower() for kind in Kind]),
+        "event_id": identifiers(events.event_high, events.event_low),
+        "campaign": words(events.campaign, campaigns.ids),
+        "creative": words(events.cell, campaigns.creatives),
+        "price_micros": events.price_micros,
+        "value_micros": events.value_micros,
+        "click_id": pa.array(click, mask=events.kind != Kind.CONVERSION),
+    }
+
+
+def opportunity_columns(rows: Opportunities, campaigns: CampaignSet) -> dict[str, Any]:
+    """Opportunities as columns of the file."""
+    no_conversion = rows.conversion_if_won == 0
+    return {
+        "tick": rows.tick,
+        "event_time": times(rows.event_time),
+        "market": words(rows.market, campaigns.markets),
+        "index": rows.index,
+        "campaign": words(rows.campaign, campaigns.ids),
+        "creative": words(rows.cell, campaigns.creatives),
+        "value": rows.value,
+        "predicted_ctr": rows.predicted_ctr,
+        "price_micros": pa.array(rows.price_micros, mask=rows.price_status != 0),
+        "click_if_won": rows.click_if_won.astype(np.bool_),
+        "conversion_if_won": rows.conversion_if_won.astype(np.bool_),
+        "conversion_time": pa.array(rows.conversion_time.astype("datetime64[us]"), mask=no_conversion, type=TIME),
+        "conversion_value_micros": pa.array(rows.conversion_value_micros, mask=no_conversion),
+    }
+
+
+def in_order(parts: Sequence[Any]) -> Any:
+    """Records of several sources in the one order that does not tell how campaigns were grouped."""
+    rows = type(parts[0]).concatenate(list(parts))
+    if isinstance(rows, Opportunities):
+        return rows.take(np.lexsort((rows.campaign, rows.index, rows.market, rows.tick)))
+    return rows.take(np.lexsort((rows.event_low, rows.event_high, rows.event_time)))
+
+
+def times(event_times: NDArray[Any]) -> pa.Array:
+    """Event times as UTC timestamps."""
+    return pa.array(event_times.astype("datetime64[us]"), type=TIME)
+
+
+def words(places: NDArray[Any], known: Sequence[str]) -> pa.Array:
+    """Positions as the words they stand for."""
+    return pa.DictionaryArray.from_arrays(pa.array(places, type=pa.int32()), pa.array(known, type=pa.string()))
+
+
+def identifiers(high: NDArray[Any], low: NDArray[Any]) -> list[str]:
+    """128-bit ids as 32 hexadecimal digits."""
+    halves = zip(high.view(np.uint64).tolist(), low.view(np.uint64).tolist(), strict=True)
+    return [f"{upper:016x}{lower:016x}" for upper, lower in halves]

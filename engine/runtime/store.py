@@ -1,0 +1,143 @@
+"""The run's files: the SQLite ledger with its single writer, and the folder that holds everything a run leaves."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+from engine.errors import BadInput
+from engine.ledger import GENESIS, LedgerError, Record, RecordKind, seal, verify
+
+SCHEMA_VERSION = 1
+LEDGER = "ledger.sqlite"
+
+_TABLES = """
+CREATE TABLE ledger (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, tick INTEGER NOT NULL,
+                     body BLOB NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE ops (id INTEGER PRIMARY KEY, wall_time REAL NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL);
+"""
+
+
+class LedgerWriter:
+    """The one writer of a ledger: a record is durable when `append` returns.
+
+    A second writer, and any writer of a ledger whose chain does not hold, is refused. `ops` beside the ledger holds
+    wall times and is part of no digest.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, lock: IO[str], last: Record | None) -> None:
+        self._connection = connection
+        self._lock = lock
+        self._sequence = last.sequence + 1 if last else 0
+        self.head = last.digest if last else GENESIS
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> Self:
+        """Begin a new ledger."""
+        if Path(path).exists():
+            raise BadInput(f"ledger {path} exists already: open it, or choose another run folder")
+        lock = _lock(path)
+        connection = _connect(path)
+        connection.executescript(_TABLES)
+        writer = cls(connection, lock, None)
+        writer.note("created", {"pid": os.getpid()})
+        return writer
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Go on with a ledger, after its whole chain was checked."""
+        if not Path(path).exists():
+            raise BadInput(f"ledger {path} does not exist: give the folder of a run")
+        lock = _lock(path)
+        try:
+            last = _checked(path)
+        except LedgerError:
+            lock.close()
+            raise
+        return cls(_connect(path), lock, last)
+
+    def append(self, kind: RecordKind, tick: int, body: bytes) -> Record:
+        """Chain a body to the ledger and make it durable."""
+        record = seal(self.head, self._sequence, kind, tick, body)
+        with self._connection:  # one transaction
+            self._connection.execute(
+                "INSERT INTO ledger VALUES (?, ?, ?, ?, ?)",
+                (record.sequence, kind.value, tick, body, record.digest),
+            )
+        self._sequence += 1
+        self.head = record.digest
+        return record
+
+    def note(self, what: str, detail: Mapping[str, Any]) -> None:
+        """Write a line into `ops`."""
+        with self._connection:
+            self._connection.execute(
+                "INSERT INTO ops (wall_time, what, detail) VALUES (?, ?, ?)",
+                (time.time(), what, json.dumps(dict(detail))),
+            )
+
+    def close(self) -> None:
+        """Give the ledger up."""
+        self.note("closed", {"pid": os.getpid()})
+        self._connection.close()
+        self._lock.close()
+
+
+def read_ledger(path: str | os.PathLike[str]) -> Iterator[Record]:
+    """The records in order, straight from the file and unchecked; a broken file is a LedgerError."""
+    if not Path(path).exists():
+        raise BadInput(f"ledger {path} does not exist: give the folder of a run")
+    position = 0
+    try:
+        connection = sqlite3.connect(f"file:{Path(path).absolute()}?mode=ro", uri=True)
+        try:
+            for row in connection.execute("SELECT sequence, kind, tick, body, digest FROM ledger ORDER BY sequence"):
+                yield _record(row, position)
+                position += 1
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise LedgerError(
+            f"the ledger's file cannot be read after record {position - 1} ({error}): restore it"
+        ) from None
+
+
+def _record(row: tuple[Any, ...], position: int) -> Record:
+    sequence, kind, tick, body, digest = row
+    try:
+        return Record(int(sequence), RecordKind(kind), int(tick), bytes(body), bytes(digest))
+    except (ValueError, TypeError):
+        raise LedgerError(f"record {position} of the ledger is not one (kind {kind!r}): it was changed") from None
+
+
+def _checked(path: str | os.PathLike[str]) -> Record:
+    """The last record of a ledger whose chain holds."""
+    bad = verify(read_ledger(path))
+    if bad is not None:
+        raise LedgerError(f"record {bad} of the ledger was changed after it was written: it is open for reading only")
+    return deque(read_ledger(path), maxlen=1)[-1]
+
+
+def _connect(path: str | os.PathLike[str]) -> sqlite3.Connection:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _lock(path: str | os.PathLike[str]) -> IO[str]:
+    """The writer's lock, held by an open file: it goes with the process that holds it."""
+    lock = Path(f"{os.fspath(path)}.lock").open("w")  # noqa: SIM115 - it stays open as long as the writer does
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise BadInput(f"ledger {path} is being written by another process: wait for it, or stop it") from None
+    return lock
