@@ -1,0 +1,1 @@
+"""The world campaigns are tried in: traffic, auctions and response, simulated or replayed from logs."""
