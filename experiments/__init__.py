@@ -1,0 +1,1 @@
+"""The jobs people run: simulate, replay, audit, report; configuration, composition and the command line."""

@@ -1,0 +1,154 @@
+"""The configuration of a run: one complete file, read strictly, refused in one sentence.
+
+>>> load_config(Path("configs/quickstart.yaml")).name
+'quickstart'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from engine.errors import BadInput
+from experiments.config.checks import problems
+from experiments.config.models import (
+    SCHEMA_VERSION,
+    AuctionLog,
+    BinLog,
+    ReplayConfig,
+    RunConfig,
+    Score,
+    SimulationConfig,
+    boundary_tick,
+    limits_of,
+    members,
+    opening_tick,
+)
+from experiments.config.problems import Problem, from_pydantic, refusal, show
+from experiments.config.reading import document
+from experiments.config.steering import (
+    CommandSpec,
+    Constant,
+    DailyBudgets,
+    Edit,
+    EvenPi,
+    Gains,
+    Mandate,
+    PolicySpec,
+    Proposal,
+    Script,
+    Switch,
+    Target,
+    TrafficAwarePi,
+)
+from experiments.config.values import nearest
+from experiments.config.world import (
+    Account,
+    Conversions,
+    Creative,
+    HardLimits,
+    LimitOverrides,
+    Market,
+    Price,
+    ReplayedCampaign,
+    ReplayTime,
+    Shock,
+    SimulatedCampaign,
+    SimulationTime,
+    Traffic,
+    shares_ppm,
+)
+
+_SOURCES: dict[str, type[SimulationConfig] | type[ReplayConfig]] = {
+    "simulation": SimulationConfig,
+    "replay": ReplayConfig,
+}
+
+
+def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
+    """Read a configuration from a YAML file, or take it as a mapping (what `run.json` holds is one).
+
+    Raises
+    ------
+    BadInput
+        For the first problem in the document's order, in one sentence that counts the others.
+    """
+    name, given = document(source)
+    model = _model(name, given)
+    try:
+        config = model.model_validate(given)
+    except ValidationError as error:
+        raise refusal(name, given, from_pydantic(error.errors(include_url=False), given, model)) from None
+    found = list(problems(config))
+    if found:
+        raise refusal(name, given, found)
+    return config
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a configuration file: a simulation's and a replay's, told apart by `source`."""
+    either: TypeAdapter[RunConfig] = TypeAdapter(Annotated[RunConfig, Field(discriminator="source")])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **either.json_schema()}
+
+
+def _model(name: str, given: dict[Any, Any]) -> type[SimulationConfig] | type[ReplayConfig]:
+    """The model of the file's `source`, once its schema version is known to be ours."""
+    if "schema_version" not in given:
+        raise BadInput(f"{name}: schema_version is missing: begin with 'schema_version: {SCHEMA_VERSION}'")
+    version, source = given["schema_version"], given.get("source")
+    if version is True or version != SCHEMA_VERSION:
+        rule = f"is not the version this program reads: write {SCHEMA_VERSION}, or use the program that wrote the file"
+        raise BadInput(Problem(("schema_version",), rule, version).sentence(name))
+    if "source" not in given:
+        raise BadInput(f"{name}: source is missing: write 'source: simulation' or 'source: replay'")
+    if not isinstance(source, str) or source not in _SOURCES:
+        raise BadInput(
+            f"{name}: source (={show(source)}) must be simulation or replay: {nearest(source, list(_SOURCES))}"
+        )
+    return _SOURCES[source]
+
+
+__all__ = [
+    "Account",
+    "AuctionLog",
+    "BinLog",
+    "CommandSpec",
+    "Constant",
+    "Conversions",
+    "Creative",
+    "DailyBudgets",
+    "Edit",
+    "EvenPi",
+    "Gains",
+    "HardLimits",
+    "LimitOverrides",
+    "Mandate",
+    "Market",
+    "PolicySpec",
+    "Price",
+    "Proposal",
+    "ReplayConfig",
+    "ReplayTime",
+    "ReplayedCampaign",
+    "RunConfig",
+    "Score",
+    "Script",
+    "Shock",
+    "SimulatedCampaign",
+    "SimulationConfig",
+    "SimulationTime",
+    "Switch",
+    "Target",
+    "Traffic",
+    "TrafficAwarePi",
+    "boundary_tick",
+    "limits_of",
+    "load_config",
+    "members",
+    "opening_tick",
+    "schema",
+    "shares_ppm",
+]

@@ -1,0 +1,291 @@
+"""What one part of a configuration says against another: names, limits, shares, and times on the run's calendar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import time, timedelta
+
+from engine.units import PPM, moment
+from experiments.config.models import (
+    AuctionLog,
+    ReplayConfig,
+    RunConfig,
+    SimulationConfig,
+    limits_of,
+    local_us,
+    members,
+    opening_tick,
+)
+from experiments.config.problems import Path, Problem
+from experiments.config.steering import (
+    CommandSpec,
+    DailyBudgets,
+    Proposal,
+)
+from experiments.config.values import nearest, time_text
+from experiments.config.world import (
+    SimulatedCampaign,
+    shares_sum,
+)
+
+
+def problems(config: RunConfig) -> Iterator[Problem]:
+    """Everything in a well-formed configuration that contradicts itself."""
+    yield from _start(config)
+    yield from _limits(config)
+    for campaign in config.campaigns:
+        yield from _campaign(config, campaign)
+    yield from _account_budget(config)
+    yield from _chosen(config)
+    yield from _one_policy_per_knob(config)
+    yield from _script(config)
+    yield from _score(config)
+    if isinstance(config, SimulationConfig):
+        yield from _simulation(config)
+    else:
+        yield from _log(config)
+
+
+def _start(config: RunConfig) -> Iterator[Problem]:
+    start, step = config.time.start, config.time.tick_minutes
+    if (start.hour * 60 + start.minute) % step:
+        yield Problem(("time", "start"), f"must lie on a tick of {step} minutes: round it down", start)
+    elif _skipped(config, 1, start.time()):
+        yield Problem(("time", "start"), f"does not exist in {config.account.zone}: choose an hour later", start)
+
+
+def _limits(config: RunConfig) -> Iterator[Problem]:
+    places: list[tuple[Path, object, object]] = [(("limits",), config.limits, config.limits)]
+    for name, campaign in config.campaigns.items():
+        places.append((("campaigns", name, "limits"), campaign.limits, limits_of(config, name)))
+    for path, stated, limits in places:
+        for knob in ("bid", "budget"):
+            low, high = (getattr(limits, f"{side}_{knob}_micros") for side in ("min", "max"))
+            side = "min" if getattr(stated, f"min_{knob}_micros") is not None else "max"
+            if low > high and getattr(stated, f"{side}_{knob}_micros") is not None:
+                rule = (
+                    f"<= max_{knob}_micros (={high}): lower it"
+                    if side == "min"
+                    else f">= min_{knob}_micros (={low}): raise it"
+                )
+                yield Problem((*path, f"{side}_{knob}_micros"), f"must be {rule}", low if side == "min" else high)
+
+
+def _campaign(config: RunConfig, name: str) -> Iterator[Problem]:
+    campaign, limits, path = config.campaigns[name], limits_of(config, name), ("campaigns", name)
+    bounds = (
+        ("bid_micros", campaign.bid_micros, limits.min_bid_micros, limits.max_bid_micros),
+        ("budget_micros", campaign.budget_micros, limits.min_budget_micros, limits.max_budget_micros),
+    )
+    for key, value, low, high in bounds:
+        if value == "log":
+            continue
+        if value < low:
+            yield Problem((*path, key), f"must be >= min_{key} (={low}): raise it or lower the limit", value)
+        elif value > high:
+            yield Problem((*path, key), f"must be <= max_{key} (={high}): lower it or raise the limit", value)
+    if campaign.budget_micros != "log" and campaign.bid_micros > campaign.budget_micros:
+        rule = f"must be <= budget_micros (={campaign.budget_micros}): lower the bid or raise the budget"
+        yield Problem((*path, "bid_micros"), rule, campaign.bid_micros)
+    if isinstance(campaign, SimulatedCampaign) and campaign.weights is not None:
+        yield from _shares((*path, "weights"), campaign.weights, tuple(campaign.creatives))
+
+
+def _account_budget(config: RunConfig) -> Iterator[Problem]:
+    cap = config.account.budget_micros
+    daily = (campaign for campaign in config.campaigns.values() if campaign.budget_period == "day")
+    total = sum(campaign.budget_micros for campaign in daily if campaign.budget_micros != "log")
+    if cap is not None and total > cap:
+        rule = f"must be >= the sum of the campaigns' daily budgets (={total}): raise it or lower them"
+        yield Problem(("account", "budget_micros"), rule, cap)
+
+
+def _chosen(config: RunConfig) -> Iterator[Problem]:
+    for part in ("policies", "mandates"):
+        for position, entry in enumerate(getattr(config, part)):
+            if entry.campaigns != "all":
+                for place, name in enumerate(entry.campaigns):
+                    yield from _known_campaign(config, (part, position, "campaigns", place), name)
+    for position, mandate in enumerate(config.mandates):
+        if len(set(mandate.knobs)) < len(mandate.knobs):
+            yield Problem(
+                ("mandates", position, "knobs"), "must name a knob once: remove the repetition", mandate.knobs
+            )
+
+
+def _known_campaign(config: RunConfig, path: Path, name: str) -> Iterator[Problem]:
+    if name not in config.campaigns:
+        yield Problem(path, f"is not a campaign of this file: {nearest(name, list(config.campaigns))}", name)
+
+
+def _one_policy_per_knob(config: RunConfig) -> Iterator[Problem]:
+    holders: dict[tuple[str, str], int] = {}
+    for position, policy in enumerate(config.policies):
+        knob = "budget" if isinstance(policy, DailyBudgets) else "bid"
+        for name in members(config, policy.campaigns):
+            holder = holders.setdefault((name, knob), position)
+            if holder != position:
+                rule = f"gives the {knob} of {name} a second policy after policies[{holder}]: name other campaigns"
+                yield Problem(("policies", position, "campaigns"), rule, policy.campaigns)
+                break
+
+
+def _shares(path: Path, shares: Mapping[str, float], creatives: tuple[str, ...]) -> Iterator[Problem]:
+    unknown = [creative for creative in shares if creative not in creatives]
+    missing = [creative for creative in creatives if creative not in shares]
+    for creative in unknown:
+        rule = f"is not a creative of this campaign: {nearest(creative, list(creatives))}"
+        yield Problem((*path, creative), rule, shares[creative])
+    if unknown:
+        return
+    if missing:
+        yield Problem(path, f"must name every creative: add {', '.join(missing)}")
+    elif (total := shares_sum(shares)) != PPM:
+        yield Problem(path, f"must sum to 100%, not to {total / 10_000:.10g}%: change one of them")
+
+
+# --- the script ---
+
+
+def _script(config: RunConfig) -> Iterator[Problem]:
+    for position, proposal in enumerate(config.script.proposals):
+        path: Path = ("script", "proposals", position)
+        yield from _decision_time(config, path, proposal.day, proposal.time)
+        yield from _known_campaign(config, (*path, "campaign"), proposal.campaign)
+        yield from _proposal(config, path, proposal)
+    for position, command in enumerate(config.script.commands):
+        path = ("script", "commands", position)
+        yield from _decision_time(config, path, command.day, command.time)
+        yield from _command(config, path, command)
+
+
+def _proposal(config: RunConfig, path: Path, proposal: Proposal) -> Iterator[Problem]:
+    stated = sum(value is not None for value in (proposal.change, proposal.value_micros))
+    if proposal.creatives is not None:
+        if proposal.knob is not None or stated:
+            yield Problem(path, "must hold creatives or a knob, not both: split it into two")
+        yield from _creatives(config, (*path, "creatives"), proposal.campaign, proposal.creatives)
+    elif proposal.knob is None:
+        yield Problem(path, "must say what to change: add a knob (bid or budget) or creatives")
+    elif stated != 1:
+        yield Problem(path, "must hold exactly one of change and value_micros: keep one")
+
+
+def _command(config: RunConfig, path: Path, command: CommandSpec) -> Iterator[Problem]:
+    if len(command.orders) != 1:
+        kinds = ", ".join(command.orders) or "none"
+        rule = f"must hold exactly one of approve, deny, rollback, edit, pause and resume, not {kinds}: keep one"
+        yield Problem(path, rule)
+        return
+    campaign, knob = command.target
+    order: Path = (*path, command.kind.value)
+    yield from _known_campaign(config, (*order, "campaign"), campaign)
+    if command.approve is not None and config.approver == "none":
+        yield Problem(order, "needs an approver: write 'approver: scripted' or remove the approval")
+    if knob == "weights" and isinstance(config, ReplayConfig):
+        yield Problem((*order, "knob"), "must be bid, budget or paused: a replayed campaign has no creatives", knob)
+    elif command.edit is not None:
+        edit = command.edit
+        if (knob == "weights") != (edit.value_micros is None) or (knob == "weights") != (edit.creatives is not None):
+            wanted = "creatives, not value_micros" if knob == "weights" else "value_micros, not creatives"
+            yield Problem(order, f"of {knob} must hold {wanted}: add what is missing, remove the other")
+        elif edit.creatives is not None:
+            yield from _creatives(config, (*order, "creatives"), campaign, edit.creatives)
+
+
+def _creatives(config: RunConfig, path: Path, name: str, shares: Mapping[str, float]) -> Iterator[Problem]:
+    campaign = config.campaigns.get(name)
+    if isinstance(campaign, SimulatedCampaign):
+        yield from _shares(path, shares, tuple(campaign.creatives))
+    elif campaign is not None:
+        yield Problem(path, "must be left out: a replayed campaign has no creatives")
+
+
+# --- times ---
+
+
+def _decision_time(config: RunConfig, path: Path, day: int, at: time) -> Iterator[Problem]:
+    """A decision falls at the close of every `decision_every`-th tick; the last tick of a run closes it."""
+    step = config.time.tick_minutes * config.decision_every
+    yield from _inside(config, path, day, at, first=1)
+    yield from _on_grid(config, path, day, at, config.decision_every, f"a decision, every {step} minutes")
+
+
+def _inside(config: RunConfig, path: Path, day: int, at: time, first: int) -> Iterator[Problem]:
+    tick = opening_tick(config, day, at)
+    last = config.grid.ticks - 1 if isinstance(config, SimulationConfig) else tick
+    if tick < first:
+        rule = f"must be after the run's start on day 1 at {time_text(config.time.start.time())}: choose a later time"
+        yield Problem((*path, "time"), rule, at)
+    elif tick > last:
+        closing = (
+            moment(config.grid.opens(last + 1), config.account.zone) if isinstance(config, SimulationConfig) else at
+        )
+        yield Problem(
+            (*path, "day"), f"must be before the run's end, {closing:%Y-%m-%d %H:%M}: choose an earlier day", day
+        )
+
+
+def _on_grid(config: RunConfig, path: Path, day: int, at: time, every: int, what: str) -> Iterator[Problem]:
+    minutes = config.time.tick_minutes
+    tick = opening_tick(config, day, at)
+    if _skipped(config, day, at):
+        yield Problem(
+            (*path, "time"), f"does not exist on day {day} in {config.account.zone}: choose an hour later", at
+        )
+    elif (at.hour * 60 + at.minute) % minutes or tick % every:
+        grid_tick = tick - tick % every
+        opened = moment(_opens(config, grid_tick), config.account.zone)
+        yield Problem((*path, "time"), f"must be the time of {what}: write {opened:%H:%M}", at)
+
+
+def _opens(config: RunConfig, tick: int) -> int:
+    grid = config.grid if isinstance(config, SimulationConfig) else config.grid(1)
+    return grid.opens(tick)
+
+
+def _skipped(config: RunConfig, day: int, at: time) -> bool:
+    """Whether the clocks jump over this local time."""
+    local = config.time.start.replace(hour=at.hour, minute=at.minute) + timedelta(days=day - 1)
+    grid = config.grid if isinstance(config, SimulationConfig) else config.grid(1)
+    shown = moment(local_us(local, config.account.zone), grid.zone)
+    return shown.replace(tzinfo=None) != local
+
+
+# --- the rest ---
+
+
+def _score(config: RunConfig) -> Iterator[Problem]:
+    score = config.score
+    total = shares_sum({"ctr": score.ctr_weight, "cvr": score.cvr_weight, "roas": score.roas_weight})
+    if total != PPM:
+        yield Problem(
+            ("score",), f"must have weights that sum to 100%, not to {total / 10_000:.10g}%: change one of them"
+        )
+
+
+def _simulation(config: SimulationConfig) -> Iterator[Problem]:
+    for name, campaign in config.campaigns.items():
+        if campaign.market not in config.markets:
+            rule = f"is not a market of this file: {nearest(campaign.market, list(config.markets))}"
+            yield Problem(("campaigns", name, "market"), rule, campaign.market)
+    for name, market in config.markets.items():
+        for position, shock in enumerate(market.shocks):
+            path: Path = ("markets", name, "shocks", position)
+            yield from _inside(config, path, shock.day, shock.time, first=0)
+            yield from _on_grid(
+                config, path, shock.day, shock.time, 1, f"a tick, every {config.time.tick_minutes} minutes"
+            )
+
+
+def _log(config: ReplayConfig) -> Iterator[Problem]:
+    log = config.log
+    if not isinstance(log, AuctionLog):
+        return
+    yield from _known_campaign(config, ("log", "campaign"), log.campaign)
+    for name, campaign in config.campaigns.items():
+        if campaign.budget_micros == "log":
+            rule = "must be an amount, as a log of auctions states no budgets: write one in micros"
+            yield Problem(("campaigns", name, "budget_micros"), rule, "log")
+        if name != log.campaign and log.campaign in config.campaigns:
+            yield Problem(("campaigns", name), f"is not in the log, which holds {log.campaign} alone: remove it")

@@ -1,0 +1,147 @@
+"""Parts of a configuration: who moves the controls, under which permission, and what the script has people do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from agents import classic
+from engine.messages import CommandKind
+from experiments.config.values import Band, Change, Chosen, Day, Micros, Ratio, Text, TimeOfDay, band
+from experiments.config.world import Model, Traffic
+
+KnobName: TypeAlias = Literal["bid", "budget", "weights", "paused"]
+
+
+class Gains(Model):
+    """Gains of a pacing policy, as `agents.classic.Gains` explains them."""
+
+    proportional: Annotated[float, Field(ge=0, le=100)] = classic.Gains.proportional
+    integral: Annotated[float, Field(ge=0, le=100)] = classic.Gains.integral
+
+
+class Constant(Model):
+    """Keeps every bid as it is."""
+
+    policy: Literal["constant"]
+    campaigns: Chosen
+
+
+class EvenPi(Model):
+    """Paces spend evenly over the budget's period by moving bids."""
+
+    policy: Literal["even_pi"]
+    campaigns: Chosen
+    gains: Gains = Gains()
+
+
+class TrafficAwarePi(Model):
+    """Paces spend along an expected traffic curve by moving bids."""
+
+    policy: Literal["traffic_aware_pi"]
+    campaigns: Chosen
+    traffic: Traffic
+    gains: Gains = Gains()
+
+
+class DailyBudgets(Model):
+    """Moves budgets once a day, each by at most `max_change`."""
+
+    policy: Literal["daily_budgets"]
+    campaigns: Chosen
+    max_change: Ratio = 0.2
+
+
+PolicySpec: TypeAlias = Annotated[Constant | EvenPi | TrafficAwarePi | DailyBudgets, Field(discriminator="policy")]
+
+
+class Mandate(Model):
+    """A standing permission: these knobs may move by themselves, within a band around the last value a person set."""
+
+    campaigns: Chosen
+    knobs: Annotated[tuple[KnobName, ...], Field(min_length=1)]
+    band: Band = band(("1/3", 3))
+    until_day: Day | None = None
+
+
+class Proposal(Model):
+    """A change the scripted proposer wants: a scalar by `change` or to `value_micros`, or the shares of `creatives`."""
+
+    day: Day
+    time: TimeOfDay
+    campaign: str
+    by: Text = "script"
+    note: Text = ""
+    knob: Literal["bid", "budget"] | None = None
+    change: Change | None = None
+    value_micros: Micros | None = None
+    creatives: dict[str, Ratio] | None = None
+
+    def wanted(self, in_force: int) -> int:
+        """The value in micros that a scalar proposal asks for, given the one in force; rounded down."""
+        if self.change is not None:
+            return int(in_force * (1 + self.change))
+        if self.value_micros is None:
+            raise ValueError(f"proposal (={self.campaign!r}) must be about a bid or a budget: read its creatives")
+        return self.value_micros
+
+
+class Target(Model):
+    """One knob of one campaign."""
+
+    campaign: str
+    knob: KnobName
+
+
+class Edit(Model):
+    """A person's own value for a knob: `value_micros` of a scalar, shares of `creatives` for weights."""
+
+    campaign: str
+    knob: Literal["bid", "budget", "weights"]
+    value_micros: Micros | None = None
+    creatives: dict[str, Ratio] | None = None
+
+
+class Switch(Model):
+    """A campaign to pause or to resume."""
+
+    campaign: str
+
+
+class CommandSpec(Model):
+    """What a person does at a time: exactly one of the six."""
+
+    day: Day
+    time: TimeOfDay
+    by: Annotated[str, Field(min_length=1, max_length=64)]
+    approve: Target | None = None
+    deny: Target | None = None
+    rollback: Target | None = None
+    edit: Edit | None = None
+    pause: Switch | None = None
+    resume: Switch | None = None
+
+    @property
+    def orders(self) -> dict[CommandKind, Target | Edit | Switch]:
+        """What is commanded, by kind; a loaded configuration has exactly one."""
+        orders = {kind: getattr(self, kind.value) for kind in CommandKind}
+        return {kind: order for kind, order in orders.items() if order is not None}
+
+    @property
+    def kind(self) -> CommandKind:
+        """What kind of command it is."""
+        return next(iter(self.orders))
+
+    @property
+    def target(self) -> tuple[str, KnobName]:
+        """The campaign and the knob it is about."""
+        order = self.orders[self.kind]
+        return order.campaign, "paused" if isinstance(order, Switch) else order.knob
+
+
+class Script(Model):
+    """What happens in an unattended run: wishes of a proposer, commands of people."""
+
+    proposals: tuple[Proposal, ...] = ()
+    commands: tuple[CommandSpec, ...] = ()
