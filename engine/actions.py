@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from numbers import Integral, Real
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from engine.errors import BadInput
 from engine.units import MAX_MICROS, Bool, Int64
 
 ROW_BITS = 24
@@ -69,30 +69,35 @@ class Note(NamedTuple):
 class _Rows:
     """Columns of equal length, and the notes (evidence, in words) that their `note` column points into."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # the two subclasses are dataclasses, and have these columns
+    campaign: NDArray[Any]
+    note: NDArray[Any]
+    notes: tuple[Note, ...]
+
     def __len__(self) -> int:
-        return len(self.campaign)  # type: ignore[attr-defined,no-any-return]
+        return len(self.campaign)
 
     def take(self, rows: NDArray[Any]) -> Self:
         """Choose rows by index or by mask; the notes stay."""
-        return replace(self, **{name: column[rows] for name, column in self.columns().items()})  # type: ignore[type-var]
+        return replace(self, **{name: column[rows] for name, column in self.columns().items()})
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns by name."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "notes"}  # type: ignore[arg-type]
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "notes"}
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """One batch of several, in order."""
+        """One batch of several (at least one), in order."""
         if len(parts) == 1:
             return parts[0]
         notes: list[Note] = []
         shifted = []
         for part in parts:
-            shifted.append(part.note + len(notes))  # type: ignore[attr-defined]
-            notes.extend(part.notes)  # type: ignore[attr-defined]
+            shifted.append(part.note.astype(np.int32) + len(notes))
+            notes.extend(part.notes)
         names = [name for name in parts[0].columns() if name != "note"]
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        return cls(**columns, note=np.concatenate(shifted).astype(np.int16), notes=tuple(notes))
+        return replace(parts[0], **columns, note=np.concatenate(shifted), notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Proposals(_Rows):
     flaw: NDArray[Any]  # uint8, Flaw
     base_version: Int64
     source: NDArray[Any]  # uint8, Source
-    note: NDArray[Any]  # int16, into notes
+    note: NDArray[Any]  # int32, into notes
     notes: tuple[Note, ...] = ()
 
 
@@ -127,13 +132,14 @@ class Actions(_Rows):
     new: Int64
     base_version: Int64
     source: NDArray[Any]  # uint8
-    note: NDArray[Any]  # int16
+    note: NDArray[Any]  # int32
     notes: tuple[Note, ...] = ()
 
     @property
     def moves_anchor(self) -> Bool:
         """Whether the row is a person's own edit, which the anchor band follows."""
-        return self.source == Source.PERSON
+        by_person: Bool = self.source == Source.PERSON
+        return by_person
 
     @property
     def round(self) -> int:
@@ -153,7 +159,7 @@ class Approved:
         return cls(no_actions())
 
     def of(self, members: Int64) -> Approved:
-        """The rows that concern the given campaigns (ascending positions), which they then name by place among those."""
+        """The rows that concern the given campaigns (ascending positions), named by their place among those."""
         mine = self.rows.take(np.isin(self.rows.campaign, members))
         return Approved(replace(mine, campaign=np.searchsorted(members, mine.campaign).astype(np.int32)))
 
@@ -167,12 +173,13 @@ def wanted_values(values: ArrayLike) -> tuple[Int64, NDArray[Any]]:
     A float that is a whole number counts as one; strings, booleans, NaN, infinities, fractions, negative and
     unreasonably large values are flawed and come out as 0.
     """
-    array = np.asarray(values)
-    if array.dtype == np.int64:
-        return _bounded(array)
+    # A list keeps the type of each of its values: beside a string or a float, a number stays the number it is.
+    array = np.asarray(values, dtype=None if hasattr(values, "dtype") else object)
+    if array.dtype.kind == "i":
+        return _bounded(array.astype(np.int64, copy=False))
     if array.dtype.kind == "f":
         return _from_floats(array.astype(np.float64))
-    pairs = [_one_value(value) for value in np.asarray(values, dtype=object).ravel()]
+    pairs = [_one_value(value) for value in array.astype(object).ravel()]
     return (
         np.array([value for value, _ in pairs], dtype=np.int64),
         np.array([flaw for _, flaw in pairs], dtype=np.uint8),
@@ -189,19 +196,22 @@ def proposals(
     index: ArrayLike = 0,
     proposer: str | None = None,
 ) -> Proposals:
-    """Build proposal rows; scalars are repeated to the length of `campaign`, the proposer defaults to the source."""
-    rows = np.atleast_1d(np.asarray(campaign, dtype=np.int32))
+    """Build proposal rows; scalars are repeated to the length of `campaign`, the proposer defaults to the source.
+
+    A campaign, knob or index that its column cannot hold is kept as one that does not exist, for the guard to refuse.
+    """
+    rows = np.atleast_1d(_places(campaign, np.int32, -1))
     shape = rows.shape
-    values, flaw = wanted_values(np.atleast_1d(np.asarray(wanted)))
+    values, flaw = wanted_values(wanted)
     return Proposals(
         campaign=rows,
-        knob=np.broadcast_to(np.asarray(knob, dtype=np.uint8), shape),
-        index=np.broadcast_to(np.asarray(index, dtype=np.int32), shape),
+        knob=np.broadcast_to(_places(knob, np.uint8, 255), shape),
+        index=np.broadcast_to(_places(index, np.int32, -1), shape),
         wanted=np.broadcast_to(values, shape),
         flaw=np.broadcast_to(flaw, shape),
-        base_version=np.broadcast_to(np.asarray(base_version, dtype=np.int64), shape),
+        base_version=np.broadcast_to(_places(base_version, np.int64, -1), shape),
         source=np.full(shape, source, dtype=np.uint8),
-        note=np.zeros(shape, dtype=np.int16),
+        note=np.zeros(shape, dtype=np.int32),
         notes=(Note(proposer or source.name.lower(), note),),
     )
 
@@ -213,18 +223,28 @@ def no_proposals() -> Proposals:
 
 def no_actions() -> Actions:
     """Actions without rows."""
-    whole, place, small = (np.empty(0, dtype=kind) for kind in (np.int64, np.int32, np.uint8))
-    note = np.empty(0, dtype=np.int16)
-    return Actions(whole, place, small, place, whole, whole, whole, small, note)
+    whole, place, small = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32), np.empty(0, dtype=np.uint8)
+    return Actions(whole, place, small, place, whole, whole, whole, small, place)
 
 
 def nearest_step(old: Int64, wanted: ArrayLike) -> Int64:
-    """The whole value nearest to `wanted` that the step law `4·|new − old| ≤ old` lets through from `old`.
+    """`wanted`, rounded down, as far as the step law `4·|new − old| ≤ old` lets it go from `old`.
 
     For proposers that know they want more than one step may take; the guard judges their rows all the same.
     """
     reach = old // 4
     return np.clip(np.floor(np.asarray(wanted, dtype=np.float64)), old - reach, old + reach).astype(np.int64)
+
+
+def _places(values: ArrayLike, kind: type[np.integer[Any]], nowhere: int) -> NDArray[Any]:
+    """Whole numbers as a column of the given kind; those that do not fit become `nowhere`."""
+    array = np.asarray(values)
+    if array.dtype == kind:
+        return array
+    if array.size and array.dtype.kind not in "iu":
+        raise BadInput(f"a campaign, knob, index or version (={values!r}) must be a whole number: give its position")
+    bounds = np.iinfo(kind)
+    return np.where((array >= bounds.min) & (array <= bounds.max), array, nowhere).astype(kind)
 
 
 def _bounded(values: Int64) -> tuple[Int64, NDArray[Any]]:
@@ -246,14 +266,11 @@ def _from_floats(values: NDArray[np.float64]) -> tuple[Int64, NDArray[Any]]:
 
 
 def _one_value(value: object) -> tuple[int, Flaw]:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+    if isinstance(value, bool | np.timedelta64) or not isinstance(value, int | float | np.integer | np.floating):
         return 0, Flaw.NOT_A_NUMBER
-    if not isinstance(value, Integral):
-        if not np.isfinite(float(value)):
-            return 0, Flaw.NOT_FINITE
-        if float(value) != int(value):
-            return 0, Flaw.NOT_WHOLE
+    if not -np.inf < value < np.inf:
+        return 0, Flaw.NOT_FINITE
+    if value < 0 or value > MAX_MICROS:
+        return 0, Flaw.NEGATIVE if value < 0 else Flaw.OUT_OF_RANGE
     whole = int(value)
-    if whole < 0:
-        return 0, Flaw.NEGATIVE
-    return (0, Flaw.OUT_OF_RANGE) if whole > MAX_MICROS else (whole, Flaw.NONE)
+    return (whole, Flaw.NONE) if whole == value else (0, Flaw.NOT_WHOLE)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import Actions, Approved, Knob, Result
+from engine.errors import BadInput
 from engine.units import PPM, Bool, Int64, equal_shares
 
 SCALARS = (Knob.BID, Knob.BUDGET)
@@ -37,9 +39,9 @@ class Period(IntEnum):
 class CampaignSet:
     """Specifications of n campaigns, sorted by id.
 
-    `cell_start` (int64[n + 1]) says which cells, one per creative, belong to a campaign: cells
-    `cell_start[i] … cell_start[i + 1] - 1`, named by `creatives`. `market` indexes `markets`, sorted too. Bounds are the
-    hard limits of the guard, in micros.
+    `cell_start` (int64[n + 1]) says which cells, one per creative (at least one), belong to a campaign: cells
+    `cell_start[i] … cell_start[i + 1] - 1`, named by `creatives`. `market` indexes `markets`, sorted too. Bounds are
+    the hard limits of the guard, in micros.
     """
 
     ids: tuple[str, ...]
@@ -57,7 +59,13 @@ class CampaignSet:
 
     def __post_init__(self) -> None:
         if list(self.ids) != sorted(set(self.ids)):
-            raise ValueError(f"campaign ids (={', '.join(self.ids[:5])} …) must be unique and sorted")
+            raise BadInput(f"campaign ids (={', '.join(self.ids[:5])} …) must be unique and sorted: sort them")
+        sizes = np.diff(self.cell_start)
+        if self.cell_start[0] != 0 or self.cell_start[-1] != self.cells or sizes.size != len(self) or (sizes < 1).any():
+            raise BadInput(
+                f"cell_start (={self.cell_start[:5]} …) must give each of {len(self)} campaigns one or more of the "
+                f"{self.cells} creatives: begin with 0, grow at every campaign, end with {self.cells}"
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,7 +81,7 @@ class CampaignSet:
         return np.repeat(np.arange(len(self)), np.diff(self.cell_start))
 
     def index(self, campaign: str) -> int:
-        """Position of a campaign id, or a KeyError that names the nearest one."""
+        """Position of a campaign id, or a KeyError that says which there are."""
         try:
             return self.ids.index(campaign)
         except ValueError:
@@ -82,8 +90,10 @@ class CampaignSet:
 
     def cells_of(self, members: Int64) -> Int64:
         """Cells of the given campaigns, in order."""
-        spans = [np.arange(self.cell_start[member], self.cell_start[member + 1]) for member in members]
-        return np.concatenate(spans) if spans else np.empty(0, dtype=np.int64)
+        sizes = np.diff(self.cell_start)[members]
+        place_in_result = np.cumsum(sizes) - sizes
+        cells: Int64 = np.arange(sizes.sum()) + np.repeat(self.cell_start[members] - place_in_result, sizes)
+        return cells
 
     def select(self, members: Int64) -> Self:
         """The set of the given campaigns (ascending positions), markets kept as they are numbered here."""
@@ -135,7 +145,8 @@ class ControlState:
         if weights is None:
             sizes = np.diff(campaigns.cell_start)
             weights = np.concatenate([equal_shares(int(size)) for size in sizes]) if n else np.empty(0, dtype=np.int64)
-        return cls(scalar, scalar.copy(), weights, np.zeros(n, dtype=np.bool_), np.zeros((n, len(Knob)), dtype=np.int64))
+        paused, version = np.zeros(n, dtype=np.bool_), np.zeros((n, len(Knob)), dtype=np.int64)
+        return cls(scalar, scalar.copy(), weights, paused, version)
 
     @property
     def bid(self) -> Int64:
@@ -232,6 +243,7 @@ def after(cell_start: Int64, state: ControlState, rows: Actions) -> ControlState
 
 def check_weights(weights: Int64, cell_start: Int64) -> None:
     """Refuse creative weights that are negative or do not sum to 1,000,000 per campaign."""
-    sums = np.add.reduceat(weights, cell_start[:-1]) if weights.size else np.empty(0, dtype=np.int64)
-    if weights.size and (weights.min() < 0 or (sums != PPM).any()):
-        raise ValueError(f"creative weights (sum {sums[sums != PPM][:1]}) must be >= 0 and sum to {PPM} ppm per campaign")
+    for start, end in pairwise(cell_start):
+        shares = weights[start:end]
+        if shares.min() < 0 or shares.sum() != PPM:
+            raise BadInput(f"creative weights (={shares.tolist()}) must be >= 0 and sum to {PPM} ppm: scale them")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,13 +82,15 @@ class TickCounts:
 class _Columns:
     """A frozen dataclass whose every field is one column of the same length."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     def __post_init__(self) -> None:
-        lengths = {column.name: len(getattr(self, column.name)) for column in fields(self)}  # type: ignore[arg-type]
+        lengths = {column.name: len(getattr(self, column.name)) for column in fields(self)}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns of {type(self).__name__} (={lengths}) must have one length")
 
     def __len__(self) -> int:
-        return len(getattr(self, fields(self)[0].name))  # type: ignore[arg-type]
+        return len(getattr(self, fields(self)[0].name))
 
     def take(self, rows: NDArray[Any]) -> Self:
         """Choose rows by index or by mask."""
@@ -96,20 +98,20 @@ class _Columns:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """The columns by name, in the schema's order."""
-        return {column.name: getattr(self, column.name) for column in fields(self)}  # type: ignore[arg-type]
+        return {column.name: getattr(self, column.name) for column in fields(self)}
 
     @classmethod
     def concatenate(cls, parts: list[Self]) -> Self:
         """One table of several; no part gives an empty one."""
         if not parts:
             return cls.empty()
-        names = [column.name for column in fields(cls)]  # type: ignore[arg-type]
+        names = [column.name for column in fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     @classmethod
     def empty(cls) -> Self:
         """A table without rows, its dtypes as the schema states."""
-        return cls(**{column.name: np.empty(0, dtype=column.metadata["dtype"]) for column in fields(cls)})  # type: ignore[arg-type]
+        return cls(**{column.name: np.empty(0, dtype=column.metadata["dtype"]) for column in fields(cls)})
 
 
 def _column(dtype: str) -> Any:

@@ -16,14 +16,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.actions import ROW_BITS, Actions, Approved, Flaw, Knob, Proposals, Source
+from engine.actions import ROW_BITS, Actions, Approved, Flaw, Knob, Proposals, Source, wanted_values
 from engine.campaigns import SCALARS, CampaignSet, ControlState, Period, value_in_force
+from engine.errors import BadInput
 from engine.units import PPM, Bool, Int64
 
 MAX_TOTAL_VARIATION = 250_000
 DEFAULT_BAND = (Fraction(1, 3), Fraction(3))
 NO_OFFER = -1
 FOREVER = np.iinfo(np.int64).max
+_MAX_BAND = 1_000  # times the anchor; with denominators up to a million, every product stays within int64
 _PARTIES = len(Source)
 
 
@@ -68,7 +70,7 @@ EXPLANATIONS = {
     Reason.NOT_WHOLE: "the value is not a whole number of micros",
     Reason.NEGATIVE: "the value is negative",
     Reason.OUT_OF_RANGE: "the value is larger than any amount of money accepted",
-    Reason.UNKNOWN_TARGET: "there is no such campaign, knob or creative",
+    Reason.UNKNOWN_TARGET: "there is no such campaign, knob, creative or source",
     Reason.STALE: "the knob moved after the proposer looked at it",
     Reason.NO_OP: "the value is the one in force",
     Reason.NOT_A_SWITCH: "paused is 0 or 1",
@@ -136,13 +138,19 @@ class Limits:
         band: tuple[Fraction, Fraction] = DEFAULT_BAND,
         until: int | None = None,
     ) -> Self:
-        """These limits with a mandate on some knobs of some campaigns, through tick `until` (None: the whole run)."""
+        """These limits with a mandate on some knobs of some campaigns, through tick `until` (None: the whole run).
+
+        The band is taken to a millionth; one that is not 0 <= low <= high <= 1000 is a BadInput.
+        """
+        if not 0 <= band[0] <= band[1] <= _MAX_BAND:
+            raise BadInput(f"band (={band[0]}, {band[1]}) must be 0 <= low <= high <= {_MAX_BAND}: try 1/3 and 3")
+        lowest, highest = (side.limit_denominator(PPM) for side in band)
         low, high, mandate = self.band_low.copy(), self.band_high.copy(), self.mandate_until.copy()
         for knob in knobs:
             mandate[members, knob] = FOREVER if until is None else until
             if knob in SCALARS:
-                low[members, knob] = (band[0].numerator, band[0].denominator)
-                high[members, knob] = (band[1].numerator, band[1].denominator)
+                low[members, knob] = (lowest.numerator, lowest.denominator)
+                high[members, knob] = (highest.numerator, highest.denominator)
         return replace(self, band_low=low, band_high=high, mandate_until=mandate)
 
 
@@ -150,8 +158,8 @@ class Limits:
 class Judgement:
     """The guard's answer to a batch of proposals, row by row.
 
-    `old` is the value in force; `offer` the nearest value that would have been let through where a row was refused, or
-    NO_OFFER. `approved` holds the approved rows as actions whose ids tell the round and the row.
+    `old` is the value in force; `offer`, where a row was refused for its value, the nearest one that the laws of its
+    knob let through, or NO_OFFER. `approved` holds the approved rows as actions whose ids tell the round and the row.
     """
 
     proposals: Proposals
@@ -189,17 +197,20 @@ class _Case:
     @property
     def open(self) -> Bool:
         """Rows against which nothing was found so far."""
-        return self.reason == Reason.NONE
+        found_nothing: Bool = self.reason == Reason.NONE
+        return found_nothing
 
     @property
     def free(self) -> Bool:
         """Rows exempt from step, band and mandate: a person's own edit, and a rollback."""
-        return self.source <= Source.ROLLBACK
+        free: Bool = self.source <= Source.ROLLBACK
+        return free
 
     @property
     def source(self) -> Int64:
         """Who proposes, as a `Source`."""
-        return self.party % _PARTIES
+        source: Int64 = self.party % _PARTIES
+        return source
 
 
 def check(
@@ -223,6 +234,7 @@ def check(
     granted:
         bool[rows], rows that a person has approved. They need no mandate, and pass every other law as any row does.
     """
+    proposed = _readable(proposed)
     granted = np.zeros(len(proposed), dtype=np.bool_) if granted is None else granted
     case = _open_case(campaigns, state, proposed, granted)
     _check_switches(case)
@@ -231,8 +243,8 @@ def check(
     permitted = granted | case.free | (case.knob == Knob.PAUSED) & (case.wanted == 1)
     permitted |= _in_mandate(case, limits, tick)
     order = np.argsort(case.party, kind="stable")
-    _check_bids_against_budgets(case, state)
     _one_change_per_knob(case, order, permitted)
+    _check_bids_against_budgets(case, permitted)
     _check_account_budget(case, state, limits, order, permitted)
     outcome = np.where(case.open, np.uint8(Outcome.APPROVED), np.uint8(Outcome.REFUSED))
     waiting = case.open & ~permitted
@@ -242,18 +254,34 @@ def check(
     return Judgement(proposed, outcome, case.reason, case.old, case.offer, approved)
 
 
+def _readable(proposed: Proposals) -> Proposals:
+    """The rows with values that the laws can compute with, whoever built the columns."""
+    wanted, flaw = wanted_values(proposed.wanted)
+    if wanted is proposed.wanted:
+        return proposed
+    return replace(proposed, wanted=wanted, flaw=np.where(proposed.flaw == Flaw.NONE, flaw, proposed.flaw))
+
+
 def _open_case(campaigns: CampaignSet, state: ControlState, proposed: Proposals, granted: Bool) -> _Case:
     """Lay the rows out, refusing what names no value or nothing that exists, or stands on an older version."""
     campaign, knob, index = (column.astype(np.int64) for column in (proposed.campaign, proposed.knob, proposed.index))
-    reason = proposed.flaw.astype(np.uint8)  # flaws and the first reasons share their numbers
-    known = (campaign >= 0) & (campaign < len(campaigns)) & (knob >= 0) & (knob < len(Knob)) & (index >= 0)
+    reason = np.minimum(proposed.flaw, Flaw.OUT_OF_RANGE).astype(np.uint8)  # flaws and the first reasons share numbers
+    source = np.clip(proposed.source, 0, Source.POLICY)
+    known = (
+        (proposed.source == source)
+        & (campaign >= 0)
+        & (campaign < len(campaigns))
+        & (knob >= 0)
+        & (knob < len(Knob))
+        & (index >= 0)
+    )
     safe = np.where(known, campaign, 0)
     creatives = np.where(knob == Knob.WEIGHTS, np.diff(campaigns.cell_start)[safe], 1)
     known &= index < creatives
     campaign, knob, index = safe, np.where(known, knob, Knob.PAUSED), np.where(known, index, 0)
     old = value_in_force(campaigns.cell_start, state, campaign, knob, index)
     offer = np.full(len(proposed), NO_OFFER, dtype=np.int64)
-    party = np.where(granted, 0, _PARTIES) + proposed.source
+    party = np.where(granted, 0, _PARTIES) + source
     case = _Case(campaign, knob, index, proposed.wanted, party, old, reason, offer)
     case.refuse(~known, Reason.UNKNOWN_TARGET)
     case.refuse(state.version[campaign, knob] != proposed.base_version, Reason.STALE)
@@ -266,25 +294,30 @@ def _check_switches(case: _Case) -> None:
 
 
 def _check_scalars(case: _Case, state: ControlState, limits: Limits) -> None:
-    """Step law, hard bounds and anchor band of bids and budgets, and the nearest value within all three."""
+    """Step law, hard bounds, bid <= budget and anchor band of bids and budgets, and the nearest value within all."""
     rows = np.flatnonzero(case.knob < len(SCALARS))
     campaign, knob, wanted, old = case.campaign[rows], case.knob[rows], case.wanted[rows], case.old[rows]
     free = case.free[rows]
     minimum, maximum = limits.minimum[campaign, knob], limits.maximum[campaign, knob]
+    floor = np.where(knob == Knob.BUDGET, state.bid[campaign], 0)
+    ceiling = np.where(knob == Knob.BID, state.budget[campaign], maximum)
     anchor = state.anchor[campaign, knob]
     band_low = _scaled(anchor, limits.band_low[campaign, knob], up=True)
     band_high = _scaled(anchor, limits.band_high[campaign, knob], up=False)
+    reach = old // 4  # 4·|new − old| <= old
     found = np.zeros(rows.size, dtype=np.uint8)
     for failed, reason in (
         (wanted == 0, Reason.ZERO),
-        (~free & (np.abs(wanted - old) > old // 4), Reason.STEP),
+        (~free & (np.abs(wanted - old) > reach), Reason.STEP),
         (wanted < minimum, Reason.HARD_MINIMUM),
         (wanted > maximum, Reason.HARD_MAXIMUM),
+        ((wanted < floor) | (wanted > ceiling), Reason.BID_ABOVE_BUDGET),
         (~free & ((wanted < band_low) & (wanted < old) | (wanted > band_high) & (wanted > old)), Reason.ANCHOR_BAND),
     ):
         found[failed & (found == Reason.NONE)] = reason
-    low = np.where(free, minimum, np.maximum(minimum, np.maximum(old - old // 4, np.minimum(band_low, old))))
-    high = np.where(free, maximum, np.minimum(maximum, np.minimum(old + old // 4, np.maximum(band_high, old))))
+    low, high = np.maximum(minimum, floor), np.minimum(maximum, ceiling)
+    low = np.where(free, low, np.maximum(low, np.maximum(old - reach, np.minimum(band_low, old))))
+    high = np.where(free, high, np.minimum(high, np.minimum(old + reach, np.maximum(band_high, old))))
     nearest = np.clip(wanted, low, high)
     is_open = case.reason[rows] == Reason.NONE
     offers = is_open & (found != Reason.NONE) & (low <= high) & (nearest != old)
@@ -322,17 +355,8 @@ def _check_vectors(case: _Case, campaigns: CampaignSet) -> None:
 
 
 def _in_mandate(case: _Case, limits: Limits, tick: int) -> Bool:
-    return tick <= limits.mandate_until[case.campaign, case.knob]
-
-
-def _check_bids_against_budgets(case: _Case, state: ControlState) -> None:
-    """No bid above its budget, also where both move in one round: a budget must cover the larger of the two bids."""
-    bids = case.open & (case.knob == Knob.BID)
-    case.refuse(bids & (case.wanted > state.budget[case.campaign]), Reason.BID_ABOVE_BUDGET)
-    covered = state.bid.copy()
-    bids &= case.open
-    np.maximum.at(covered, case.campaign[bids], case.wanted[bids])
-    case.refuse((case.knob == Knob.BUDGET) & (case.wanted < covered[case.campaign]), Reason.BID_ABOVE_BUDGET)
+    mandated: Bool = tick <= limits.mandate_until[case.campaign, case.knob]
+    return mandated
 
 
 def _one_change_per_knob(case: _Case, order: Int64, permitted: Bool) -> None:
@@ -346,6 +370,23 @@ def _one_change_per_knob(case: _Case, order: Int64, permitted: Bool) -> None:
     case.reason[losers] = Reason.SECOND_CHANGE
 
 
+def _check_bids_against_budgets(case: _Case, permitted: Bool) -> None:
+    """No bid above a budget that falls in the same round: the first party's row stands, of one party's the budget's.
+
+    Both were held against the values in force already, so either may be applied without the other.
+    """
+    standing = case.open & permitted
+    bids, budgets = (
+        np.flatnonzero(standing & (case.knob == Knob.BID)),
+        np.flatnonzero(standing & (case.knob == Knob.BUDGET)),
+    )
+    _, of_bids, of_budgets = np.intersect1d(case.campaign[bids], case.campaign[budgets], return_indices=True)
+    bid, budget = bids[of_bids], budgets[of_budgets]
+    above = case.wanted[bid] > case.wanted[budget]
+    loser = np.where(case.party[bid] < case.party[budget], budget, bid)
+    case.reason[loser[above]] = Reason.BID_ABOVE_BUDGET
+
+
 def _check_account_budget(case: _Case, state: ControlState, limits: Limits, order: Int64, permitted: Bool) -> None:
     """Let budgets rise, first party first, while the sum in force plus the rises stays within the account's budget.
 
@@ -356,9 +397,11 @@ def _check_account_budget(case: _Case, state: ControlState, limits: Limits, orde
     rises = case.open & permitted & (case.knob == Knob.BUDGET) & (case.wanted > case.old)
     rises &= limits.account_member[case.campaign]
     rows = order[rises[order]]
-    room = limits.account_budget - int(state.budget[limits.account_member].sum())
+    if not rows.size:
+        return
+    room = limits.account_budget - sum(state.budget[limits.account_member].tolist())
     beyond = np.cumsum(case.wanted[rows] - case.old[rows]) > room
-    case.reason[rows[beyond]] = Reason.ACCOUNT_BUDGET
+    case.reason[rows[np.logical_or.accumulate(beyond)]] = Reason.ACCOUNT_BUDGET
 
 
 def _permission(proposed: Proposals, old: Int64, passed: Bool, sequence: int) -> Approved:
@@ -394,12 +437,14 @@ def nearest_vector(old: Int64, wanted: Int64) -> Int64:
             trim = np.sign(surplus) * min(abs(surplus), abs(int(part[position])))
             part[position] -= trim
             surplus -= int(trim)
-    return old + part
+    nearest: Int64 = old + part
+    return nearest
 
 
 def _scaled(values: Int64, fraction: Int64, *, up: bool) -> Int64:
-    """values · numerator / denominator, rounded inwards, without leaving int64."""
+    """`values` times numerator / denominator, rounded inwards, without leaving int64."""
     numerator, denominator = fraction[..., 0], fraction[..., 1]
     whole, rest = values // denominator, values % denominator
     part = rest * numerator
-    return whole * numerator + (-(-part // denominator) if up else part // denominator)
+    scaled: Int64 = whole * numerator + (-(-part // denominator) if up else part // denominator)
+    return scaled

@@ -1,8 +1,8 @@
 """The ledger's records: canonical bytes, the hash chain, and the fold that gives the controls back.
 
 A record is an opening, a round or the closing of a run. The record of round N holds what was asked, the guard's answers
-(the intents), and the results of round N − 1; the closing holds the results of the last round. A body is a canonical JSON
-header and little-endian columns, so equal decisions have equal bytes on every machine.
+(the intents), and the results of round N − 1; the closing holds the results of the last round. A body is a canonical
+JSON header and little-endian columns, so equal decisions have equal bytes on every machine.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.actions import ROW_BITS, Actions, Note, Result, Source
-from engine.campaigns import SCALARS, ControlState, after
+from engine.actions import ROW_BITS, Actions, Knob, Note, Result, Source, no_actions
+from engine.campaigns import SCALARS, ControlState, after, value_in_force
+from engine.errors import BadInput
 from engine.guard import NO_OFFER, Judgement, Outcome, Reason
 from engine.units import Int64
 
@@ -27,8 +28,29 @@ GENESIS = bytes(32)
 
 Table = Mapping[str, NDArray[Any]]
 
+_LAYOUT = {  # the columns of every table, in the order of their bytes, each in its usual dtype
+    "controls": {"bid": "<i8", "budget": "<i8", "anchor_bid": "<i8", "anchor_budget": "<i8", "paused": "|u1"},
+    "cells": {"weights": "<i8"},
+    "layout": {"cell_start": "<i8"},
+    "judged": {
+        "campaign": "<i4",
+        "knob": "|u1",
+        "index": "<i4",
+        "old": "<i8",
+        "wanted": "<i8",
+        "base_version": "<i4",
+        "source": "|u1",
+        "note": "<i2",
+        "outcome": "|u1",
+        "reason": "|u1",
+    },
+    "offers": {"row": "<i4", "offer": "<i8"},
+    "results": {"result": "|u1"},
+}
+_WIDE = "<i8"
 
-class LedgerError(Exception):
+
+class LedgerError(BadInput):
     """A ledger that does not say what a ledger can say; names the record."""
 
 
@@ -84,16 +106,37 @@ def seal(previous: bytes, sequence: int, kind: RecordKind, tick: int, body: byte
     return Record(sequence, kind, tick, body, hashlib.sha256(previous + head + body).digest())
 
 
+def verify(records: Iterable[Record]) -> int | None:
+    """The first record that cannot follow those before it, or None where the whole chain holds.
+
+    A ledger opens once, at sequence 0, counts on by one, ends with its closing, and every digest covers all before it.
+    """
+    previous, closed, position = GENESIS, False, -1
+    for position, record in enumerate(records):
+        follows = (record.kind is RecordKind.OPENING) == (position == 0) and not closed
+        sealed = seal(previous, position, record.kind, record.tick, record.body)
+        if not follows or record != sealed:
+            return position
+        previous, closed = record.digest, record.kind is RecordKind.CLOSING
+    return None
+
+
 def opening_body(header: Mapping[str, Any], cell_start: Int64, state: ControlState) -> bytes:
-    """The run's description and the controls it starts with."""
+    """The run's description and the controls it starts with, every one of them at version 0."""
+    if state.version.any():
+        raise BadInput(f"a ledger opens at version 0 (={state.version.max()}): go on with the ledger of that run")
     controls = {
         "bid": state.bid,
         "budget": state.budget,
-        "anchor_bid": state.anchor[:, 0],
-        "anchor_budget": state.anchor[:, 1],
-        "paused": state.paused.astype(np.uint8),
+        "anchor_bid": state.anchor[:, Knob.BID],
+        "anchor_budget": state.anchor[:, Knob.BUDGET],
+        "paused": state.paused,
     }
-    tables = {"controls": controls, "cells": {"weights": state.weights}, "layout": {"cell_start": cell_start}}
+    tables: dict[str, Table] = {
+        "controls": controls,
+        "cells": {"weights": state.weights},
+        "layout": {"cell_start": cell_start},
+    }
     return encode({**header, "ledger_version": LEDGER_VERSION}, tables)
 
 
@@ -101,73 +144,126 @@ def round_body(header: Mapping[str, Any], judgement: Judgement, results: NDArray
     """A round: judged rows in the order they were asked, offers where there are any, results of the round before."""
     asked = judgement.proposals
     judged = {
-        "campaign": asked.campaign.astype("<i4"),
-        "knob": asked.knob.astype("u1"),
-        "index": asked.index.astype("<i4"),
+        "campaign": asked.campaign,
+        "knob": asked.knob,
+        "index": asked.index,
         "old": judgement.old,
         "wanted": asked.wanted,
-        "base_version": asked.base_version.astype("<i4"),
-        "source": asked.source.astype("u1"),
-        "note": asked.note.astype("<i2"),
-        "outcome": judgement.outcome.astype("u1"),
-        "reason": judgement.reason.astype("u1"),
+        "base_version": asked.base_version,
+        "source": asked.source,
+        "note": asked.note,
+        "outcome": judgement.outcome,
+        "reason": judgement.reason,
     }
     offered = np.flatnonzero(judgement.offer != NO_OFFER)
-    offers = {"row": offered.astype("<i4"), "offer": judgement.offer[offered]}
+    offers = {"row": offered, "offer": judgement.offer[offered]}
     notes = [list(note) for note in asked.notes]
     return encode({**header, "notes": notes}, {"judged": judged, "offers": offers, "results": {"result": results}})
 
 
 def closing_body(header: Mapping[str, Any], results: NDArray[Any]) -> bytes:
     """The end of a run: the results of its last round."""
-    return encode(header, {"results": {"result": results.astype("u1")}})
+    return encode(header, {"results": {"result": results}})
 
 
 def decode_round(record: Record) -> Round:
-    """Read a round or a closing back."""
+    """Read a round or a closing back; anything else is a LedgerError."""
+    header, tables = _read(record)
+    notes = header.get("notes", [])
+    if not isinstance(notes, list) or not all(
+        isinstance(note, list) and len(note) == len(Note._fields) for note in notes
+    ):
+        raise LedgerError(f"record {record.sequence} has notes that are not pairs (={notes!r:.60}): it was changed")
+    return Round(
+        {**header, "notes": notes}, tables.get("judged", {}), tables.get("offers", {}), tables["results"]["result"]
+    )
+
+
+def _read(record: Record) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
+    """Header and tables of a record that has the tables of its kind."""
     header, tables = decode(record.body)
-    return Round(header, tables.get("judged", {}), tables.get("offers", {}), tables["results"]["result"])
+    if tuple(tables) != _TABLES[record.kind]:
+        raise LedgerError(f"record {record.sequence} ({record.kind}) has tables {list(tables)}: it was changed")
+    return header, tables
+
+
+_TABLES = {
+    RecordKind.OPENING: ("controls", "cells", "layout"),
+    RecordKind.ROUND: ("judged", "offers", "results"),
+    RecordKind.CLOSING: ("results",),
+}
 
 
 def encode(header: Mapping[str, Any], tables: Mapping[str, Table]) -> bytes:
     """Canonical bytes of a JSON header and named tables of columns."""
-    layout, columns = {}, []
-    for name, table in tables.items():
-        arrays = {column: np.ascontiguousarray(values) for column, values in table.items()}
-        arrays = {column: values.astype(values.dtype.newbyteorder("<"), copy=False) for column, values in arrays.items()}
-        rows = len(next(iter(arrays.values()))) if arrays else 0
-        layout[name] = {"rows": rows, "columns": [[column, values.dtype.str] for column, values in arrays.items()]}
+    layout: dict[str, Any] = {}
+    columns = []
+    for name in sorted(tables, key=list(_LAYOUT).index):
+        arrays = {column: _wire(tables[name][column], dtype) for column, dtype in _LAYOUT[name].items()}
+        lengths = {len(values) for values in arrays.values()}
+        if len(lengths) > 1:
+            raise ValueError(f"columns of {name} (={sorted(lengths)} rows) must have one length")
+        layout[name] = {
+            "rows": lengths.pop(),
+            "columns": [[column, values.dtype.str] for column, values in arrays.items()],
+        }
         columns += [values.tobytes() for values in arrays.values()]
     head = json.dumps({"header": header, "tables": layout}, sort_keys=True, separators=(",", ":"), allow_nan=False)
     encoded = head.encode()
     return b"".join([len(encoded).to_bytes(4, "little"), encoded, *columns])
 
 
+def _wire(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """A column in its usual dtype, or as int64 where a value does not fit: what was asked is recorded as it was."""
+    narrow = values.astype(dtype, copy=False)
+    return narrow if np.array_equal(narrow, values) else values.astype(_WIDE)
+
+
 def decode(body: bytes) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
-    """The header and tables of a body."""
+    """The header and tables of a body; one that `encode` could not have written is a LedgerError."""
     size = int.from_bytes(body[:4], "little")
-    head = json.loads(body[4 : 4 + size])
-    position, tables = 4 + size, {}
-    # The header's keys are sorted, the columns' bytes follow the order in which the tables were written.
-    for name in sorted(head["tables"], key=_TABLE_ORDER.index):
-        layout = head["tables"][name]
-        tables[name] = {}
-        for column, dtype in layout["columns"]:
-            tables[name][column] = np.frombuffer(body, dtype=dtype, count=layout["rows"], offset=position)
-            position += layout["rows"] * np.dtype(dtype).itemsize
+    try:
+        head = json.loads(body[4 : 4 + size])
+        header, layouts = head["header"], head["tables"]
+        names = [name for name in _LAYOUT if name in layouts]
+        if not isinstance(header, dict) or len(names) != len(layouts):
+            raise LedgerError(f"a record body has tables {list(layouts)!r:.60}: it was changed")
+        tables, position = {}, 4 + size
+        for name in names:
+            tables[name], position = _decode_table(name, layouts[name], body, position)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, LedgerError):
+            raise
+        raise LedgerError(
+            f"a record body of {len(body)} bytes cannot be read ({error!s:.60}): it was changed"
+        ) from None
     if position != len(body):
         raise LedgerError(f"a record body has {len(body)} bytes where its header says {position}: it was changed")
-    return head["header"], tables
+    return header, tables
 
 
-_TABLE_ORDER = ("controls", "cells", "layout", "judged", "offers", "results")
+def _decode_table(name: str, layout: Any, body: bytes, position: int) -> tuple[dict[str, NDArray[Any]], int]:
+    rows, usual = layout["rows"], _LAYOUT[name]
+    if (
+        type(rows) is not int
+        or not 0 <= rows <= len(body)
+        or [column for column, _ in layout["columns"]] != list(usual)
+    ):
+        raise LedgerError(f"a record body has another table {name} (={layout!r:.60}) than this version: it was changed")
+    table = {}
+    for column, dtype in layout["columns"]:
+        if dtype not in (usual[column], _WIDE):
+            raise LedgerError(f"column {column} has dtype {dtype!r:.20} where {usual[column]} is due: it was changed")
+        table[column] = np.frombuffer(body, dtype=dtype, count=rows, offset=position)
+        position += table[column].nbytes
+    return table, position
 
 
 class Fold:
     """The state that a ledger's records tell, and the facts that an audit reports.
 
-    `update` takes records in order. `state` is the controls in force as far as the records know: the intents of the last
-    round count once their results are recorded.
+    `update` takes records in order. `state` is the controls in force as far as the records know: the intents of the
+    last round count once their results are recorded.
     """
 
     def __init__(self) -> None:
@@ -179,8 +275,7 @@ class Fold:
         self.rollbacks = 0
         self.max_relative_step = 0.0
         self._cell_start: Int64 = np.zeros(1, dtype=np.int64)
-        self._intents: Actions | None = None
-        self._results_due = -1
+        self._intents = no_actions()
 
     def update(self, record: Record) -> None:
         """Take the next record in; one that cannot follow is a LedgerError."""
@@ -193,43 +288,64 @@ class Fold:
         self.records += 1
 
     def _open(self, record: Record) -> None:
-        self.header, tables = decode(record.body)
-        if self.header["ledger_version"] != LEDGER_VERSION:
-            version = self.header["ledger_version"]
+        self.header, tables = _read(record)
+        version = self.header.get("ledger_version")
+        if version != LEDGER_VERSION:
             raise LedgerError(f"ledger_version (={version}) must be {LEDGER_VERSION}: use the bidtwin that wrote it")
         controls = tables["controls"]
         scalar = np.stack([controls["bid"], controls["budget"]], axis=1)
         anchor = np.stack([controls["anchor_bid"], controls["anchor_budget"]], axis=1)
-        version = np.zeros((len(scalar), 4), dtype=np.int64)
-        self.state = ControlState(scalar, anchor, tables["cells"]["weights"], controls["paused"].astype(np.bool_), version)
-        self._cell_start = tables["layout"]["cell_start"]
+        weights, cell_start = tables["cells"]["weights"], tables["layout"]["cell_start"]
+        if len(cell_start) != len(scalar) + 1 or (np.diff(cell_start) < 1).any() or cell_start[-1] != len(weights):
+            raise LedgerError(
+                f"record {record.sequence} lays out {len(weights)} weights in a way it cannot: it was changed"
+            )
+        versions = np.zeros((len(scalar), len(Knob)), dtype=np.int64)
+        self.state = ControlState(scalar, anchor, weights, controls["paused"].astype(np.bool_), versions)
+        self._cell_start = cell_start
 
     def _take_results(self, record: Record) -> None:
         decoded = decode_round(record)
-        if self._intents is not None and len(decoded.results) != len(self._intents):
-            raise LedgerError(f"record {record.sequence} has {len(decoded.results)} results for {len(self._intents)} rows")
-        if self._intents is not None:
-            self._apply(self._intents.take(decoded.results == Result.APPLIED))
+        due = len(self._intents)
+        if len(decoded.results) != due:
+            raise LedgerError(
+                f"record {record.sequence} has {len(decoded.results)} results for {due} rows: it was changed"
+            )
+        self._apply(self._intents.take(decoded.results == Result.APPLIED))
         if record.kind is RecordKind.CLOSING:
-            self._intents, self.closing = None, decoded.header
+            self._intents, self.closing = no_actions(), decoded.header
         else:
             self._intents = decoded.intents(record.sequence)
 
     def _apply(self, rows: Actions) -> None:
         assert self.state is not None
-        if (self.state.version[rows.campaign, rows.knob] != rows.base_version).any():
-            raise LedgerError(f"round {rows.round} applied a row on a version that was not in force: it was not written by us")
+        if not _stands_on(self._cell_start, self.state, rows):
+            raise LedgerError(f"round {rows.round} applied a row on controls that were not in force: it was not ours")
         self.state = after(self._cell_start, self.state, rows)
         self.applied += len(rows)
         self.rollbacks += int((rows.source == Source.ROLLBACK).sum())
         self.max_relative_step = max(self.max_relative_step, _largest_step(rows))
 
 
+def _stands_on(cell_start: Int64, state: ControlState, rows: Actions) -> bool:
+    """Whether every row names a knob that exists, its version and its value in force."""
+    campaign, knob, index = (column.astype(np.int64) for column in (rows.campaign, rows.knob, rows.index))
+    known = (campaign >= 0) & (campaign < len(state.paused)) & (knob >= 0) & (knob < len(Knob)) & (index >= 0)
+    if not known.all():
+        return False
+    inside = index < np.where(knob == Knob.WEIGHTS, np.diff(cell_start)[campaign], 1)
+    return bool(
+        inside.all()
+        and (state.version[campaign, knob] == rows.base_version).all()
+        and (value_in_force(cell_start, state, campaign, knob, index) == rows.old).all()
+    )
+
+
 def _largest_step(rows: Actions) -> float:
-    """Largest |new − old| / old among automatic scalar changes: those of the product, not a person's, not a rollback."""
+    """Largest |new − old| / old among automatic scalar changes: the product's, not a person's, not a rollback."""
     automatic = (rows.source > Source.ROLLBACK) & (rows.knob < len(SCALARS))
     old, new = rows.old[automatic], rows.new[automatic]
-    return float((np.abs(new - old) / old).max()) if old.size else 0.0
+    return float((np.abs(new - old) / np.maximum(old, 1)).max()) if old.size else 0.0
 
 
 def fold(records: Iterable[Record]) -> Fold:

@@ -10,7 +10,8 @@ from enum import Enum
 
 import numpy as np
 
-from engine.events import CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND, BIDS
+from engine.errors import BadInput
+from engine.events import BIDS, CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
 from engine.units import Float64, Int64
 
 
@@ -49,11 +50,11 @@ class ScoreTargets:
 
     def __post_init__(self) -> None:
         weights = (self.ctr_weight, self.cvr_weight, self.roas_weight)
-        if min(weights) < 0 or abs(sum(weights) - 1.0) > 1e-9:
-            raise ValueError(f"score weights (={weights}) must be >= 0 and sum to 1")
+        if not (min(weights) >= 0 and abs(sum(weights) - 1.0) <= 1e-9):
+            raise BadInput(f"score weights (={weights}) must be >= 0 and sum to 1: scale them")
         targets = (self.ctr_target, self.cvr_target, self.roas_target)
-        if min(targets) <= 0:
-            raise ValueError(f"score targets (={targets}) must be > 0")
+        if not all(0 < target < np.inf for target in targets):
+            raise BadInput(f"score targets (={targets}) must be > 0 and finite: give a component no weight instead")
 
 
 class Tally:
@@ -95,10 +96,10 @@ def metrics(counts: Int64, budget_micros: int | None = None, targets: ScoreTarge
         "cpc_micros": _ratio(spend, clicks, Reason.NO_CLICKS),
         "cpm_micros": _ratio(1000 * spend, impressions, Reason.NO_IMPRESSIONS, impressions),
         "cpa_micros": _ratio(spend, conversions, Reason.NO_CONVERSIONS),
-        "roas": _ratio(revenue, spend, Reason.NO_SPEND),
+        "roas": _ratio(revenue, spend, Reason.NO_SPEND, conversions),
         "win_rate": _ratio(impressions, count["bids"], Reason.NO_BIDS),
         "impression_share": _ratio(impressions, count["opportunities"], Reason.NO_OPPORTUNITIES),
-        "budget_utilisation": _ratio(spend, budget_micros or 0, Reason.NO_BUDGET),
+        "budget_utilisation": _ratio(spend, budget_micros or 0, Reason.NO_BUDGET, impressions),
     }
     return rates | {"score": score(rates["ctr"], rates["cvr"], rates["roas"], targets or ScoreTargets())}
 

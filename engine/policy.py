@@ -22,8 +22,8 @@ class View:
     controls:
         The controls in force, with the versions that a proposal has to name.
     recent, period, lifetime:
-        int64[n, len(COUNTS)], counts since the last view, since the budget period opened (this tick included), and since
-        the run began.
+        int64[n, len(COUNTS)], counts since the last view, since the budget period opened (this tick included), and
+        since the run began.
     """
 
     tick: int
@@ -47,7 +47,8 @@ class View:
         order = np.argsort(np.concatenate([members for members, _ in parts]), kind="stable")
         controls = ControlState.merge(campaigns, [(members, view.controls) for members, view in parts])
         recent, period, lifetime = (
-            np.concatenate([getattr(view, name) for _, view in parts])[order] for name in ("recent", "period", "lifetime")
+            np.concatenate([getattr(view, name) for _, view in parts])[order]
+            for name in ("recent", "period", "lifetime")
         )
         return cls(parts[0][1].tick, controls, recent, period, lifetime)
 
@@ -72,20 +73,24 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """What a source emitted over a span of ticks; records are empty unless it was asked for them."""
+    """What a source emitted over a span of ticks; records are empty unless it was asked for them.
+
+    `auctions` counts each auction once, however many campaigns met in it.
+    """
 
     counts: TickCounts
     events: Events
     opportunities: Opportunities
+    auctions: int = 0
 
 
 @runtime_checkable
 class EventSource(Protocol):
     """A world or a log that feeds a set of campaigns.
 
-    It holds its own physical state (who has been charged what in the period, conversions still to come) and no controls:
-    those come with each call. Campaign and cell positions in `counts` are those of the set it was built for; in
-    `events` and `opportunities` they are positions in the whole run.
+    It holds its own physical state (who has been charged what in the period, conversions still to come) and no
+    controls: those come with each call. Campaign and cell positions in `counts` are those of the set it was built for;
+    in `events` and `opportunities` they are positions in the whole run.
     """
 
     factual: bool

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import takewhile
 
 import numpy as np
 
@@ -79,12 +80,10 @@ class History:
             return Blocked.UNKNOWN_ACTION
         if step.rows.source[0] == Source.ROLLBACK:
             return Blocked.IS_A_ROLLBACK
-        for later in self._standing(campaign, knob):
-            if later.first == action:
-                return _restoring(step.rows, state, by)
-            if later.rows.source[0] == Source.PERSON:
-                return Blocked.LATER_EDIT
-        return Blocked.LATER_CHANGE
+        later = list(takewhile(lambda newer: newer.first != action, self._standing(campaign, knob)))
+        if any(newer.rows.source[0] == Source.PERSON for newer in later):
+            return Blocked.LATER_EDIT
+        return Blocked.LATER_CHANGE if later else _restoring(step.rows, state, by)
 
     def _standing(self, campaign: int, knob: Knob) -> Iterator[_Step]:
         for step in self._steps(campaign, knob):

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TypeAlias
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from engine.errors import BadInput
 
 Int64: TypeAlias = NDArray[np.int64]
 Float64: TypeAlias = NDArray[np.float64]
@@ -63,9 +65,9 @@ class TickGrid:
     Parameters
     ----------
     start:
-        Naive local time of the first tick's opening, in `zone`.
+        Naive local time of the first tick's opening, in `zone`; of an hour that comes twice, the first.
     tick_minutes:
-        Length of a tick; it divides a day, so that local midnight falls between ticks.
+        Length of a tick; it divides a day, and every local midnight of the run falls between ticks.
     ticks:
         Number of ticks in the run.
     zone:
@@ -79,11 +81,24 @@ class TickGrid:
 
     def __post_init__(self) -> None:
         if self.tick_minutes < 1 or _DAY_MINUTES % self.tick_minutes:
-            raise ValueError(f"tick_minutes (={self.tick_minutes}) must divide a day of 1440 minutes: try 5, 30 or 60")
+            raise BadInput(f"tick_minutes (={self.tick_minutes}) must divide a day of 1440 minutes: try 5, 30 or 60")
         if self.ticks < 1:
-            raise ValueError(f"ticks (={self.ticks}) must be >= 1: give the run a length")
-        if (self.start.hour * 60 + self.start.minute) % self.tick_minutes or self.start.second:
-            raise ValueError(f"start (={self.start.isoformat()}) must lie on a tick of the day: round it down")
+            raise BadInput(f"ticks (={self.ticks}) must be >= 1: give the run a length")
+        start = self.start.isoformat()
+        if self.start.tzinfo is not None:
+            raise BadInput(f"start (={start}) must be local time of zone {self.zone}: leave its offset out")
+        into_day = self.start - self.start.replace(hour=0, minute=0, second=0, microsecond=0)
+        if into_day % timedelta(minutes=self.tick_minutes):
+            raise BadInput(f"start (={start}) must lie on a tick of the day: round it down")
+        try:
+            opening = moment(self.start_us, self.zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise BadInput(f"zone (={self.zone!r}) must be an IANA time zone: try Europe/Berlin or UTC") from None
+        if opening.replace(tzinfo=None, fold=0) != self.start.replace(fold=0):
+            raise BadInput(
+                f"start (={start}) must exist in {self.zone}, where clocks leap over it: begin an hour later"
+            )
+        self._check_midnights()
 
     @cached_property
     def start_us(self) -> int:
@@ -118,6 +133,17 @@ class TickGrid:
     def closes_day(self) -> Bool:
         """Whether a tick is the last of its local day (the run's end counts as one); shape [ticks]."""
         return np.append(self.day[1:] != self.day[:-1], True)
+
+    def _check_midnights(self) -> None:
+        """Refuse long ticks that a change of the clocks, by half an hour or more, pushes across midnight."""
+        if 30 % self.tick_minutes == 0:
+            return
+        for tick in np.flatnonzero(np.diff(self.day)) + 1:
+            if moment(self.opens(int(tick)) - 1, self.zone).date() == self._local[tick].date():
+                raise BadInput(
+                    f"tick_minutes (={self.tick_minutes}) must keep the midnight of {self._local[tick].date()} between "
+                    f"ticks, and the clocks of {self.zone} change: try 30"
+                )
 
     @cached_property
     def _local(self) -> list[datetime]:
