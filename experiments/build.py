@@ -1,0 +1,229 @@
+"""The composition root: a configuration in, a plan out. What is below receives values and small factories."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
+from agents.scripted import Scripted, Wish
+from engine.actions import Knob, Source
+from engine.campaigns import CampaignSet, Charging, ControlState, Period
+from engine.guard import Limits
+from engine.messages import Command
+from engine.optimiser import Assignment
+from engine.policy import Policy
+from engine.runtime.plan import Plan
+from engine.units import Int64, TickGrid, equal_shares
+from experiments import config as settings
+from experiments.config import RunConfig, SimulationConfig
+from sim.auction import Market, PriceShock
+from sim.response import Response
+from sim.traffic import Traffic
+from sim.world import WorldFactory
+
+_ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record")
+"""Settings that change no decision, and therefore no digest."""
+
+
+def simulation(config: SimulationConfig) -> Plan:
+    """The plan of a run in a simulated world."""
+    campaigns = campaign_set(config)
+    grid = config.grid
+    world = WorldFactory(
+        campaigns=campaigns,
+        grid=grid,
+        seed=config.seed,
+        markets=tuple(_market(config, name) for name in campaigns.markets),
+        response=_response(config, campaigns),
+        record_events="events" in config.record,
+        record_opportunities="opportunities" in config.record,
+    )
+    return plan(config, campaigns, _controls(config, campaigns), grid, world)
+
+
+def plan(config: RunConfig, campaigns: CampaignSet, controls: ControlState, grid: TickGrid, source: Any) -> Plan:
+    """A plan over any source of the configuration's campaigns."""
+    limits = _limits(config, campaigns, grid)
+    return Plan(
+        campaigns=campaigns,
+        controls=controls,
+        limits=limits,
+        grid=grid,
+        source=source,
+        assignments=_assignments(config, campaigns, limits),
+        decision_every=config.decision_every,
+        commands=_commands(config, campaigns),
+        header=_header(config, campaigns),
+    )
+
+
+def campaign_set(config: SimulationConfig) -> CampaignSet:
+    """The campaigns of a configuration, sorted by id."""
+    ids = sorted(config.campaigns)
+    specs = [config.campaigns[name] for name in ids]
+    markets = sorted(config.markets)
+    sizes = [len(spec.creatives) for spec in specs]
+    charging = [Charging[config.markets[spec.market].charging.upper()] for spec in specs]
+    return CampaignSet(
+        ids=tuple(ids),
+        channels=tuple(spec.channel for spec in specs),
+        markets=tuple(markets),
+        market=np.array([markets.index(spec.market) for spec in specs], dtype=np.int64),
+        charging=np.array(charging, dtype=np.uint8),
+        period=np.array([Period[spec.budget_period.upper()] for spec in specs], dtype=np.uint8),
+        cell_start=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
+        creatives=tuple(creative for spec in specs for creative in spec.creatives),
+        **bounds(config, ids),
+    )
+
+
+def bounds(config: RunConfig, ids: list[str]) -> dict[str, Int64]:
+    """Hard bounds of bids and budgets, as columns."""
+    limits = [settings.limits_of(config, name) for name in ids]
+    names = ("min_bid", "max_bid", "min_budget", "max_budget")
+    return {name: np.array([getattr(each, f"{name}_micros") for each in limits], dtype=np.int64) for name in names}
+
+
+def _controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
+    specs = [config.campaigns[name] for name in campaigns.ids]
+    weights = [
+        equal_shares(len(spec.creatives)) if spec.weights_ppm is None else list(spec.weights_ppm.values())
+        for spec in specs
+    ]
+    bid = np.array([spec.bid_micros for spec in specs], dtype=np.int64)
+    budget = np.array([spec.budget_micros for spec in specs], dtype=np.int64)
+    return ControlState.initial(campaigns, bid, budget, np.concatenate(weights).astype(np.int64))
+
+
+def _market(config: SimulationConfig, name: str) -> Market:
+    spec = config.markets[name]
+    return Market(
+        traffic=Traffic(spec.opportunities_per_tick, spec.traffic.amplitude, spec.traffic.peak_hour),
+        level_micros=spec.price.level_micros,
+        price_sigma=spec.price.sigma,
+        reserve_micros=spec.reserve_micros,
+        first_price=spec.auction == "first_price",
+        shocks=tuple(_shock(config, shock) for shock in spec.shocks),
+    )
+
+
+def _shock(config: SimulationConfig, shock: settings.Shock) -> PriceShock:
+    first = settings.opening_tick(config, shock.day, shock.time)
+    ticks = round(shock.hours * 60 / config.time.tick_minutes)
+    return PriceShock(first, first + ticks, shock.factor)
+
+
+def _response(config: SimulationConfig, campaigns: CampaignSet) -> Response:
+    specs = [config.campaigns[name] for name in campaigns.ids]
+
+    def column(values: list[float]) -> NDArray[np.float64]:
+        return np.array(values, dtype=np.float64)
+
+    return Response(
+        reach=column([spec.reach for spec in specs]),
+        value_sigma=column([spec.value_sigma for spec in specs]),
+        ctr=column([creative.ctr for spec in specs for creative in spec.creatives.values()]),
+        cvr=column([spec.conversions.rate for spec in specs]),
+        delay_hours=column([spec.conversions.delay_hours for spec in specs]),
+        value_micros=column([spec.conversions.value_micros for spec in specs]),
+        conversion_sigma=column([spec.conversions.value_sigma for spec in specs]),
+    )
+
+
+def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits:
+    limits = Limits.of(campaigns, config.account.budget_micros)
+    for mandate in config.mandates:
+        until = None if mandate.until_day is None else int(np.flatnonzero(grid.day < mandate.until_day)[-1])
+        knobs = tuple(Knob[knob.upper()] for knob in mandate.knobs)
+        limits = limits.with_mandate(_members(config, campaigns, mandate.campaigns), knobs, mandate.band, until)
+    return limits
+
+
+def _assignments(config: RunConfig, campaigns: CampaignSet, limits: Limits) -> tuple[Assignment, ...]:
+    """Who proposes: the script first, then the policies in the order of the file."""
+    assignments = []
+    if config.script.proposals:
+        everybody = np.arange(len(campaigns))
+        assignments.append(Assignment(_script(config, campaigns), everybody, Source.SCRIPT, "script"))
+    for spec in config.policies:
+        members = _members(config, campaigns, spec.campaigns)
+        assignments.append(Assignment(_policy(spec, limits, members), members, Source.POLICY, spec.policy))
+    return tuple(assignments)
+
+
+def _policy(spec: settings.PolicySpec, limits: Limits, members: Int64) -> Policy:
+    match spec:
+        case settings.Constant():
+            return Constant()
+        case settings.EvenPi():
+            return PacingPI(_gains(spec.gains), band=_band(limits, members, Knob.BID))
+        case settings.TrafficAwarePi():
+            band = _band(limits, members, Knob.BID)
+            return PacingPI(_gains(spec.gains), spec.traffic.amplitude, spec.traffic.peak_hour, band)
+        case settings.DailyBudgets():
+            return DailyBudgets(spec.max_change, _band(limits, members, Knob.BUDGET))
+
+
+def _gains(spec: settings.Gains) -> Gains:
+    return Gains(spec.proportional, spec.integral)
+
+
+def _band(limits: Limits, members: Int64, knob: Knob) -> Band:
+    """The narrowest band that any of the campaigns is held to, so that no wish has to be refused for it."""
+    low = max(Fraction(int(top), int(bottom)) for top, bottom in limits.band_low[members, knob])
+    high = min(Fraction(int(top), int(bottom)) for top, bottom in limits.band_high[members, knob])
+    return float(low), float(high)
+
+
+def _script(config: RunConfig, campaigns: CampaignSet) -> Scripted:
+    wishes: dict[int, list[Wish]] = defaultdict(list)
+    for proposal in config.script.proposals:
+        tick = settings.boundary_tick(config, proposal.day, proposal.time)
+        place = campaigns.index(proposal.campaign)
+        if proposal.creatives is not None:
+            shares = _shares(campaigns, place, proposal.creatives)
+            wish = Wish(place, Knob.WEIGHTS, proposal.by, proposal.note, shares)
+        else:
+            assert proposal.knob is not None
+            values = () if proposal.value_micros is None else (proposal.value_micros,)
+            wish = Wish(place, Knob[proposal.knob.upper()], proposal.by, proposal.note, values, proposal.change)
+        wishes[tick].append(wish)
+    return Scripted({tick: tuple(each) for tick, each in wishes.items()})
+
+
+def _commands(config: RunConfig, campaigns: CampaignSet) -> dict[int, tuple[Command, ...]]:
+    commands: dict[int, list[Command]] = defaultdict(list)
+    for place, spec in enumerate(config.script.commands):
+        campaign, knob = spec.target
+        position = campaigns.index(campaign)
+        values = _edited(campaigns, position, spec.edit) if spec.edit else ()
+        command = Command(f"script-{place}", spec.kind, spec.by, position, Knob[knob.upper()], values)
+        commands[settings.boundary_tick(config, spec.day, spec.time)].append(command)
+    return {tick: tuple(each) for tick, each in commands.items()}
+
+
+def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple[int, ...]:
+    if edit.creatives is not None:
+        return _shares(campaigns, position, edit.creatives)
+    assert edit.value_micros is not None
+    return (edit.value_micros,)
+
+
+def _shares(campaigns: CampaignSet, position: int, shares: Mapping[str, float]) -> tuple[int, ...]:
+    names = campaigns.creatives[campaigns.cell_start[position] : campaigns.cell_start[position + 1]]
+    return tuple(settings.shares_ppm(shares, names).values())
+
+
+def _members(config: RunConfig, campaigns: CampaignSet, chosen: Any) -> Int64:
+    return np.array([campaigns.index(name) for name in settings.members(config, chosen)], dtype=np.int64)
+
+
+def _header(config: RunConfig, campaigns: CampaignSet) -> dict[str, Any]:
+    echo = config.model_dump(mode="json", exclude=set(_ABOUT_PROCESSES))
+    return {"config": echo, "campaigns": list(campaigns.ids), "markets": list(campaigns.markets)}
