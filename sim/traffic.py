@@ -30,8 +30,8 @@ class Traffic:
     peak_hour: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.opportunities_per_tick < 2**31 / 4:
-            raise ValueError(f"opportunities_per_tick (={self.opportunities_per_tick}) must be in [0, 536870912)")
+        if not 0 <= self.opportunities_per_tick <= 1e9:
+            raise ValueError(f"opportunities_per_tick (={self.opportunities_per_tick}) must be in [0, 1000000000]")
         if not 0 <= self.amplitude <= 1:
             raise ValueError(f"amplitude (={self.amplitude}) must be in [0, 1]: it is relative to the mean")
 

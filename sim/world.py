@@ -123,6 +123,7 @@ class World:
             TickCounts(from_tick, counts),
             self._events(impressions, conversions, markets.auctions, from_tick),
             self._opportunities(opportunities, qualities),
+            int(markets.auctions.sum()),
         )
 
     def _markets(self, from_tick: int, to_tick: int) -> Markets:
