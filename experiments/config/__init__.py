@@ -82,7 +82,10 @@ def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
         config = model.model_validate(given)
     except ValidationError as error:
         raise refusal(name, given, from_pydantic(error.errors(include_url=False), given, model)) from None
-    found = list(problems(config))
+    try:
+        found = list(problems(config))
+    except BadInput as error:  # the calendar's own refusal
+        raise BadInput(f"{name}: time.{error}") from None
     if found:
         raise refusal(name, given, found)
     return config

@@ -31,7 +31,10 @@ from experiments.config.world import (
 
 def problems(config: RunConfig) -> Iterator[Problem]:
     """Everything in a well-formed configuration that contradicts itself."""
-    yield from _start(config)
+    off_grid = list(_start(config))
+    if off_grid:  # without a calendar no time can be checked
+        yield from off_grid
+        return
     yield from _limits(config)
     for campaign in config.campaigns:
         yield from _campaign(config, campaign)
@@ -111,6 +114,10 @@ def _chosen(config: RunConfig) -> Iterator[Problem]:
             yield Problem(
                 ("mandates", position, "knobs"), "must name a knob once: remove the repetition", mandate.knobs
             )
+        last = _last_day(config) if isinstance(config, SimulationConfig) else mandate.until_day
+        if mandate.until_day is not None and last is not None and mandate.until_day > last:
+            rule = f"must be a day of the run: write 1 to {last}, or leave it out"
+            yield Problem(("mandates", position, "until_day"), rule, mandate.until_day)
 
 
 def _known_campaign(config: RunConfig, path: Path, name: str) -> Iterator[Problem]:
@@ -237,6 +244,11 @@ def _on_grid(config: RunConfig, path: Path, day: int, at: time, every: int, what
         grid_tick = tick - tick % every
         opened = moment(_opens(config, grid_tick), config.account.zone)
         yield Problem((*path, "time"), f"must be the time of {what}: write {opened:%H:%M}", at)
+
+
+def _last_day(config: SimulationConfig) -> int:
+    closes = moment(config.grid.opens(config.grid.ticks) - 1, config.account.zone)
+    return (closes.date() - config.time.start.date()).days + 1
 
 
 def _opens(config: RunConfig, tick: int) -> int:

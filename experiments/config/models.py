@@ -7,6 +7,7 @@ Money is in micros of the account's currency, times of day are local to the acco
 from __future__ import annotations
 
 from datetime import datetime, time, timedelta
+from functools import cached_property
 from typing import Annotated, Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
@@ -93,7 +94,7 @@ class SimulationConfig(_Common):
     markets: Annotated[dict[Id, Market], Field(min_length=1)]
     campaigns: Annotated[dict[Id, SimulatedCampaign], Field(min_length=1)]
 
-    @property
+    @cached_property
     def grid(self) -> TickGrid:
         """The run's calendar, local days of 23 and 25 hours included."""
         end = self.time.start + timedelta(days=self.time.days)

@@ -58,8 +58,11 @@ def dotted(path: Path) -> str:
     """A place in the document: `policies[1].campaigns`, list entries counted from 0."""
     if not path:
         return "the file"
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in path]
-    return "".join(parts).removeprefix(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in path).removeprefix(".")
+
+
+def _key(part: Any) -> str:
+    return part if isinstance(part, str) and part.isprintable() and 0 < len(part) <= _LONGEST else show(part)
 
 
 def from_pydantic(errors: list[ErrorDetails], document: Any, model: type[BaseModel]) -> Iterator[Problem]:

@@ -51,7 +51,7 @@ def ppm(share: float) -> int:
 
 def _ratio(value: Any) -> float:
     match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
-    number = Fraction(match[1]) / 100 if match else value
+    number: Any = Fraction(match[1]) / 100 if match else value
     if isinstance(number, bool) or not isinstance(number, int | float | Fraction):
         raise refuse("must be a ratio: write 25% or 0.25")
     if 1 < number <= 100:
@@ -63,18 +63,18 @@ def _ratio(value: Any) -> float:
 
 def _change(value: Any) -> Fraction:
     match = _CHANGE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+    if match is None and not isinstance(value, Fraction):
         raise refuse("must be a change in percent with its sign: write +10% or -10%")
-    change = Fraction(match[1]) / 100
+    change = Fraction(match[1]) / 100 if match else Fraction(value)
     if change < -1:
         raise refuse("must be >= -100%: nothing falls by more than all of itself")
     return change
 
 
 def _band_side(value: Any) -> Fraction | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | Fraction | str):
         return None
-    text = value if isinstance(value, str) else repr(value) if abs(value) <= _WIDEST_BAND else ""
+    text = value if isinstance(value, str) else str(value) if -_WIDEST_BAND <= value <= _WIDEST_BAND else ""
     match = _FRACTION.fullmatch(text)
     return Fraction(text) if match and not re.search(r"/0+$", text) else None
 
@@ -94,6 +94,8 @@ def _time_of_day(value: Any) -> time:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _DAY_MINUTES:
         written = f"{value // 60:02}:{value % 60:02}"  # YAML reads an unquoted 10:00 as 600
         raise refuse(f'must be a time of day in quotes: write "{written}"')
+    if isinstance(value, time) and value == time(value.hour, value.minute):
+        return value
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise refuse('must be a time of day from "00:00" to "23:59": write "09:30"')
@@ -174,6 +176,10 @@ def _band_text(sides: tuple[Fraction, Fraction]) -> list[str]:
     return [str(side) for side in sides]
 
 
+def _chosen_text(chosen: Literal["all"] | tuple[str, ...]) -> str | list[str]:
+    return chosen if isinstance(chosen, str) else list(chosen)
+
+
 def _change_text(change: Fraction) -> str:
     return f"{float(change * 100):+.9f}".rstrip("0").rstrip(".") + "%"
 
@@ -193,13 +199,13 @@ Ratio: TypeAlias = Annotated[float, PlainValidator(_ratio), WithJsonSchema(_RATI
 Band: TypeAlias = Annotated[
     tuple[Fraction, Fraction],
     PlainValidator(band),
-    PlainSerializer(_band_text, when_used="json"),
+    PlainSerializer(_band_text),
     WithJsonSchema(_BAND_SCHEMA),
 ]
 Change: TypeAlias = Annotated[
     Fraction,
     PlainValidator(_change),
-    PlainSerializer(_change_text, when_used="json"),
+    PlainSerializer(_change_text),
     WithJsonSchema({"type": "string", "pattern": "^[+-][0-9.]+ ?%$"}),
 ]
 TimeOfDay: TypeAlias = Annotated[
@@ -218,7 +224,12 @@ Zone: TypeAlias = Annotated[str, PlainValidator(_zone), WithJsonSchema({"type": 
 TickMinutes: TypeAlias = Annotated[
     int, PlainValidator(_tick_minutes), WithJsonSchema({"type": "integer", "description": "a divisor of 1440"})
 ]
-Chosen: TypeAlias = Annotated[Literal["all"] | tuple[str, ...], PlainValidator(_chosen), WithJsonSchema(_CHOSEN_SCHEMA)]
+Chosen: TypeAlias = Annotated[
+    Literal["all"] | tuple[str, ...],
+    PlainValidator(_chosen),
+    PlainSerializer(_chosen_text, when_used="json"),
+    WithJsonSchema(_CHOSEN_SCHEMA),
+]
 BudgetOrLog: TypeAlias = Annotated[
     int | Literal["log"],
     PlainValidator(_budget_or_log),
