@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import time, timedelta
+from itertools import product
 
 from engine.units import PPM, moment
 from experiments.config.models import (
@@ -41,6 +42,7 @@ def problems(config: RunConfig) -> Iterator[Problem]:
     yield from _account_budget(config)
     yield from _chosen(config)
     yield from _one_policy_per_knob(config)
+    yield from _one_mandate_per_knob(config)
     yield from _script(config)
     yield from _score(config)
     if isinstance(config, SimulationConfig):
@@ -134,6 +136,17 @@ def _one_policy_per_knob(config: RunConfig) -> Iterator[Problem]:
             if holder != position:
                 rule = f"gives the {knob} of {name} a second policy after policies[{holder}]: name other campaigns"
                 yield Problem(("policies", position, "campaigns"), rule, policy.campaigns)
+                break
+
+
+def _one_mandate_per_knob(config: RunConfig) -> Iterator[Problem]:
+    holders: dict[tuple[str, str], int] = {}
+    for position, mandate in enumerate(config.mandates):
+        for name, knob in product(members(config, mandate.campaigns), mandate.knobs):
+            holder = holders.setdefault((name, knob), position)
+            if holder != position:
+                rule = f"gives the {knob} of {name} a second mandate after mandates[{holder}]: name other campaigns"
+                yield Problem(("mandates", position, "campaigns"), rule, mandate.campaigns)
                 break
 
 
@@ -288,6 +301,11 @@ def _simulation(config: SimulationConfig) -> Iterator[Problem]:
             yield from _on_grid(
                 config, path, shock.day, shock.time, 1, f"a tick, every {config.time.tick_minutes} minutes"
             )
+            ticks = shock.hours * 60 / config.time.tick_minutes
+            if ticks != round(ticks):
+                whole = max(round(ticks), 1) * config.time.tick_minutes / 60
+                rule = f"must be a whole number of ticks of {config.time.tick_minutes} minutes: write {whole:g}"
+                yield Problem((*path, "hours"), rule, shock.hours)
 
 
 def _log(config: ReplayConfig) -> Iterator[Problem]:

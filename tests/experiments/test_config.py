@@ -526,6 +526,16 @@ CONTRADICTORY = {
         "{day: 9, hours: 24",
         "markets.search.shocks[0].day (=9) must be before the run's end, 2026-03-31 00:00: choose an earlier day",
     ),
+    "shock of a tick and a half": (
+        "{day: 2, hours: 24",
+        "{day: 2, hours: 0.7",
+        "markets.search.shocks[0].hours (=0.7) must be a whole number of ticks of 30 minutes: write 0.5",
+    ),
+    "shock between ticks": (
+        "{day: 2, hours: 24",
+        '{day: 2, time: "10:10", hours: 24',
+        "markets.search.shocks[0].time (=10:10) must be the time of a tick, every 30 minutes: write 10:00",
+    ),
     "proposal of nothing": (
         "knob: bid, change: +60%",
         "note: more",
@@ -562,6 +572,23 @@ CONTRADICTORY = {
         "until_day: 2",
         "until_day: 4",
         "mandates[0].until_day (=4) must be a day of the run: write 1 to 3, or leave it out",
+    ),
+    "two mandates on one knob": (
+        "mandates:\n",
+        "mandates:\n  - {campaigns: [generic], knobs: [weights, bid]}\n",
+        "mandates[1].campaigns (='all') gives the bid of generic a second mandate after mandates[0]: "
+        "name other campaigns",
+    ),
+    "limits the wrong way round": (
+        "max_bid_micros: 1_000_000, min",
+        "max_bid_micros: 99, min",
+        "campaigns.brand.bid_micros (=30000) must be <= max_bid_micros (=99): lower it or raise the limit (and 1 more)",
+    ),
+    "limit of a campaign above the account's": (
+        "limits: {max_bid_micros: 50_000}",
+        "limits: {min_bid_micros: 1_000_001}",
+        "campaigns.generic.bid_micros (=20000) must be >= min_bid_micros (=1000001): raise it or lower "
+        "the limit (and 1 more)",
     ),
     "score weights": (
         "approver: scripted",
@@ -650,6 +677,13 @@ REPLAY_REFUSED = {
 )
 def test_a_bad_simulation_is_refused_in_one_sentence(path, old, new, expected):
     assert sentence(path, old, new) == f"FILE: {expected}"
+
+
+def test_limits_the_wrong_way_round_are_named_where_they_stand(path):
+    lines = TEXT.replace("{min_bid_micros: 100,", "{min_bid_micros: 1_000_001,").splitlines()
+    text = "\n".join(sorted(lines, key=lambda line: not line.startswith("limits:")))
+    expected = "FILE: limits.min_bid_micros (=1000001) must be <= max_bid_micros (=1000000): lower it (and 3 more)"
+    assert sentence(path, text=text) == expected
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), REPLAY_REFUSED.values(), ids=REPLAY_REFUSED.keys())
