@@ -24,7 +24,7 @@ def campaign_set(creatives: Sequence[int] = (1,), period: Period = Period.DAY) -
     n = len(creatives)
     ones = np.ones(n, dtype=np.int64)
     return CampaignSet(
-        ids=tuple(f"campaign-{place}" for place in range(n)),
+        ids=tuple(sorted(f"campaign-{place}" for place in range(n))),
         channels=("search",) * n,
         markets=("market",),
         market=np.zeros(n, dtype=np.int64),
@@ -39,7 +39,9 @@ def campaign_set(creatives: Sequence[int] = (1,), period: Period = Period.DAY) -
     )
 
 
-def controls(campaigns: CampaignSet, bid: int = BID, budget: int = BUDGET, weights: Int64 | None = None) -> ControlState:
+def controls(
+    campaigns: CampaignSet, bid: int = BID, budget: int = BUDGET, weights: Int64 | None = None
+) -> ControlState:
     """The same bid and budget for every campaign."""
     ones = np.ones(len(campaigns), dtype=np.int64)
     return ControlState.initial(campaigns, ones * bid, ones * budget, weights)
