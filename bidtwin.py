@@ -1,0 +1,10 @@
+"""Bidtwin for notebooks: paths, mappings and DataFrames in, runs with `.metrics`, `.actions` and `.summary` out.
+
+>>> import bidtwin
+>>> run = bidtwin.simulate("configs/quickstart.yaml")  # doctest: +SKIP
+>>> run.summary  # doctest: +SKIP
+"""
+
+from experiments.api import Run, audit, open_run, replay, simulate
+
+__all__ = ["Run", "audit", "open_run", "replay", "simulate"]

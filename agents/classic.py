@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
 from engine.campaigns import CampaignSet, Period
-from engine.events import OPPORTUNITIES, REVENUE, SPEND
+from engine.events import IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
 from engine.policy import View
 from engine.units import Bool, Float64, Int64, TickGrid, floor_micros
 
@@ -108,7 +108,8 @@ class PacingPI:
         low = np.maximum(np.ceil(low), memory.minimum)
         high = np.minimum(np.floor(high), np.minimum(memory.maximum, view.controls.budget))
         wanted = nearest_step(bid, np.clip(floor_micros(bid * np.exp(change)), low, np.maximum(low, high)))
-        rows = np.flatnonzero((wanted != bid) & (view.recent[:, OPPORTUNITIES] > 0) & ~view.controls.paused)
+        traffic = view.recent[:, OPPORTUNITIES] + view.recent[:, IMPRESSIONS] > 0  # interval logs tell only the latter
+        rows = np.flatnonzero((wanted != bid) & traffic & ~view.controls.paused)
         memory = memory._replace(seen=view.tick)
         if not rows.size:
             return no_proposals(), memory
@@ -182,8 +183,3 @@ class DailyBudgets:
         low = np.maximum(np.ceil(low), np.maximum(account.minimum, view.controls.bid))
         high = np.minimum(np.floor(high), account.maximum)
         return nearest_step(view.controls.budget, np.clip(floor_micros(wanted), low, np.maximum(low, high)))
-
-
-def even_pi(gains: Gains = Gains(), band: Band = WHOLE_BAND) -> PacingPI:
-    """Pacing that spends evenly in time."""
-    return PacingPI(gains, band=band)

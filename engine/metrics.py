@@ -5,6 +5,7 @@ Counts add up over ticks, creatives, campaigns and shards; a rate is a point val
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -26,6 +27,7 @@ class Reason(Enum):
     NO_SPEND = "no_spend"
     NO_BUDGET = "no_budget"
     MISSING_COMPONENT = "missing_component"
+    NOT_RECORDED = "not_recorded"
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,27 @@ class Tally:
         return self._counts
 
 
-def metrics(counts: Int64, budget_micros: int | None = None, targets: ScoreTargets | None = None) -> dict[str, Metric]:
+def metrics(
+    counts: Int64,
+    budget_micros: int | None = None,
+    targets: ScoreTargets | None = None,
+    unrecorded: Collection[str] = (),
+) -> dict[str, Metric]:
     """Every published metric of one campaign's (or account's) counts, a vector of len(COUNTS).
 
     CTR, CVR, win rate and impression share are fractions, CPC, CPM and CPA micros, ROAS a ratio, the score 0 … 100.
-    `budget_micros` is that of the period the counts cover; without it there is no budget utilisation.
+    `budget_micros` is that of the period the counts cover; without it there is no budget utilisation. `unrecorded`
+    names counts that the log behind them does not carry: what is made of those is unknown.
     """
-    count = dict(zip(COUNTS, (int(value) for value in counts), strict=True))
+    values = zip(COUNTS, counts, strict=True)
+    count = {name: None if name in unrecorded else int(value) for name, value in values}
     impressions, clicks, conversions = count["impressions"], count["clicks"], count["conversions"]
     spend, revenue = count["spend_micros"], count["revenue_micros"]
     rates = {
         "ctr": _ratio(clicks, impressions, Reason.NO_IMPRESSIONS),
         "cvr": _ratio(conversions, clicks, Reason.NO_CLICKS),
         "cpc_micros": _ratio(spend, clicks, Reason.NO_CLICKS),
-        "cpm_micros": _ratio(1000 * spend, impressions, Reason.NO_IMPRESSIONS, impressions),
+        "cpm_micros": _ratio(spend, impressions, Reason.NO_IMPRESSIONS, impressions, per=1000),
         "cpa_micros": _ratio(spend, conversions, Reason.NO_CONVERSIONS),
         "roas": _ratio(revenue, spend, Reason.NO_SPEND, conversions),
         "win_rate": _ratio(impressions, count["bids"], Reason.NO_BIDS),
@@ -125,9 +134,13 @@ def shares(numerator: Int64, denominator: Int64, empty: float) -> Float64:
     return np.where(denominator > 0, numerator / safe, empty)
 
 
-def _ratio(numerator: int, denominator: int, reason: Reason, n: int | None = None) -> Metric:
+def _ratio(
+    numerator: int | None, denominator: int | None, reason: Reason, n: int | None = None, per: int = 1
+) -> Metric:
+    if numerator is None or denominator is None:
+        return Metric(None, 0, Reason.NOT_RECORDED)
     cases = denominator if n is None else n
-    return Metric(numerator / denominator, cases) if denominator else Metric(None, 0, reason)
+    return Metric(per * numerator / denominator, cases) if denominator else Metric(None, 0, reason)
 
 
 __all__ = [

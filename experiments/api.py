@@ -8,29 +8,36 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import pandas as pd
 
 from engine.errors import BadInput
 from engine.events import COUNTS
 from engine.ledger import Fold, LedgerError, verify
-from engine.metrics import metrics
+from engine.metrics import ScoreTargets, metrics
 from engine.runtime.local import LocalRunner, Outcome, Progress
 from engine.runtime.plan import Plan
 from engine.runtime.store import LEDGER, read_ledger
-from engine.runtime.tables import write_actions
+from engine.runtime.tables import Totals, write_actions
+from engine.units import Int64
 from experiments import build
-from experiments.config import ReplayConfig, RunConfig, SimulationConfig, load_config
+from experiments.config import AuctionLog, BinLog, ReplayConfig, RunConfig, SimulationConfig, load_config
+from sim.logs.rejects import Rejects
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("numba", "numpy", "pandas", "pyarrow", "ray", "scipy")
+
+_UNRECORDED: dict[type, tuple[str, ...]] = {
+    AuctionLog: ("conversions", "revenue_micros"),
+    BinLog: ("auctions", "conversions", "revenue_micros"),
+}
+"""Totals that a log of a format does not carry: null in what a run tells."""
 
 Config = Path | str | Mapping[str, Any]
 Watcher = Callable[[Progress], None]
@@ -42,6 +49,13 @@ class Runner(Protocol):
     def run(self, plan: Plan, folder: Path, watch: Watcher | None = None) -> Outcome:
         """Carry a plan out, leaving ledger and tables in the folder."""
         ...
+
+
+class _AboutLog(NamedTuple):
+    """What a replay tells beside its totals."""
+
+    rejects: Rejects
+    format: AuctionLog | BinLog | None  # None for our own records
 
 
 @dataclass(frozen=True)
@@ -65,8 +79,8 @@ class Run:
         return dict(self.info["digests"])
 
     @property
-    def totals(self) -> dict[str, int]:
-        """Auctions, impressions, clicks, conversions, spend and revenue of the run."""
+    def totals(self) -> dict[str, int | None]:
+        """Auctions, impressions, clicks, conversions, spend and revenue of the run; None where a log has none."""
         return dict(self.info["totals"])
 
     @cached_property
@@ -84,21 +98,40 @@ class Run:
         """One row per campaign: counts, rates, score, changes, refusals and rollbacks; money in currency units."""
         counts = self.metrics.groupby("campaign", observed=True)[list(COUNTS)].sum().sort_index()
         targets = load_config(self.info["config"]).score.targets
-        rows = {name: _summary_row(row.to_numpy(), targets) for name, row in counts.iterrows()}
+        unrecorded = self.info["unrecorded"]
+        rows = {name: _summary_row(row.to_numpy(), targets, unrecorded) for name, row in counts.iterrows()}
         summary = pd.DataFrame.from_dict(rows, orient="index")
         return summary.join(_action_counts(self.actions)).fillna({"changes": 0, "refusals": 0, "rollbacks": 0})
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""
-        names = ("digests", "totals", "actions", "rejects", "support", "overspent_days", "seconds", "auctions_per_second")
+        names = (
+            "digests",
+            "totals",
+            "actions",
+            "rejects",
+            "support",
+            "overspent_days",
+            "seconds",
+            "auctions_per_second",
+        )
         return {"run": str(self.folder)} | {name: self.info[name] for name in names}
 
     def _repr_html_(self) -> str:
         return str(self.summary.to_html(float_format="{:,.3f}".format, na_rep="–"))
 
 
+def load(config: Config | RunConfig, seed: int | None = None) -> RunConfig:
+    """A checked configuration, with another seed if one is given."""
+    if isinstance(config, SimulationConfig | ReplayConfig):
+        loaded: RunConfig = config
+    else:
+        loaded = load_config(Path(config) if isinstance(config, str) else config)
+    return loaded if seed is None else loaded.model_copy(update={"seed": seed})
+
+
 def simulate(
-    config: Config,
+    config: Config | RunConfig,
     *,
     out: Path | str | None = None,
     seed: int | None = None,
@@ -121,10 +154,43 @@ def simulate(
     BadInput
         In one sentence, where the configuration or the folder cannot be used.
     """
-    loaded = _seeded(_loaded(config), seed)
+    loaded = load(config, seed)
     if not isinstance(loaded, SimulationConfig):
-        raise BadInput(f"{_name(config)}: source (={loaded.source}) must be simulation: use `bidtwin replay` for it")
-    return _carry_out(loaded, build.simulation(loaded), out, runner, watch, {})
+        raise BadInput(f"{loaded.name}: source (={loaded.source}) must be simulation: use `bidtwin replay` for it")
+    return _carry_out(loaded, build.simulation(loaded), out, runner, watch, None)
+
+
+def replay(
+    config: Config | RunConfig,
+    log: Path | str,
+    *,
+    out: Path | str | None = None,
+    seed: int | None = None,
+    runner: Runner | None = None,
+    watch: Watcher | None = None,
+) -> Run:
+    """Replay a log through the campaigns, the optimiser and its guard.
+
+    Parameters
+    ----------
+    config:
+        A replay's configuration; or a simulation's, where `log` is the `opportunities/` folder that a run of it left.
+    log:
+        The log's file or folder. Rows that cannot be used are left out and listed in the run's `rejects.csv`.
+
+    Raises
+    ------
+    BadInput
+        In one sentence, where configuration, log or folder cannot be used.
+    """
+    loaded = load(config, seed)
+    if isinstance(loaded, SimulationConfig):
+        plan, rejects = build.recorded(loaded, Path(log))
+        about = _AboutLog(rejects, None)
+    else:
+        plan, rejects = build.replay(loaded, Path(log))
+        about = _AboutLog(rejects, loaded.log)
+    return _carry_out(loaded, plan, out, runner, watch, about)
 
 
 def open_run(folder: Path | str) -> Run:
@@ -138,7 +204,9 @@ def open_run(folder: Path | str) -> Run:
         raise BadInput(f"{path} cannot be read ({error}): restore it") from None
     found = info.get("schema_version") if isinstance(info, dict) else None
     if found != SCHEMA_VERSION:
-        raise BadInput(f"{path}: schema_version (={found}) must be {SCHEMA_VERSION}: open it with the bidtwin that wrote it")
+        raise BadInput(
+            f"{path}: schema_version (={found}) must be {SCHEMA_VERSION}: open it with the bidtwin that wrote it"
+        )
     return Run(Path(folder), info)
 
 
@@ -184,7 +252,7 @@ def _carry_out(
     out: Path | str | None,
     runner: Runner | None,
     watch: Watcher | None,
-    about_log: Mapping[str, Any],
+    about_log: _AboutLog | None,
 ) -> Run:
     """Run a plan into a folder: `run.json` says what was started, and in the end what came out."""
     folder = _new_folder(out, config.name)
@@ -197,6 +265,8 @@ def _carry_out(
         "versions": {name: version(name) for name in ("bidtwin", *_PACKAGES)} | {"python": platform.python_version()},
     }
     _write(folder, info)
+    if about_log and len(about_log.rejects):
+        about_log.rejects.write(folder / "rejects.csv")
     began = time.perf_counter()
     try:
         outcome = (runner or LocalRunner()).run(plan, folder, watch)
@@ -205,25 +275,49 @@ def _carry_out(
         raise
     counts = write_actions(folder / "actions.parquet", read_ledger(folder / LEDGER), plan.campaigns, plan.grid)
     seconds = time.perf_counter() - began
-    info |= {"status": "finished"} | _results(outcome, counts, seconds) | _about_log(about_log, outcome)
+    unrecorded = _UNRECORDED.get(type(about_log.format), ()) if about_log else ()
+    info |= {"status": "finished"} | _results(outcome, counts, seconds, unrecorded) | _of_log(about_log, outcome.totals)
+    factual = about_log is not None and isinstance(about_log.format, BinLog)
+    info["overspent_days"] = _overspent_days(Run(folder, info), config.account.zone) if factual else None
     _write(folder, info)
     return Run(folder, info)
 
 
-def _results(outcome: Outcome, counts: Mapping[str, int], seconds: float) -> dict[str, Any]:
+def _results(
+    outcome: Outcome, counts: Mapping[str, int], seconds: float, unrecorded: tuple[str, ...]
+) -> dict[str, Any]:
     names = ("applied", "recorded", "stale", "refused", "needs_approval", "rolled_back")
     return {
         "digests": {"metrics": outcome.metrics_digest, "ledger": outcome.ledger_digest},
-        "totals": outcome.totals.as_dict(),
+        "totals": outcome.totals.as_dict() | dict.fromkeys(unrecorded),
+        "unrecorded": list(unrecorded),
         "actions": {name: counts.get(name, 0) for name in names},
         "seconds": round(seconds, 3),
         "auctions_per_second": round(outcome.totals.auctions / seconds) if outcome.totals.auctions else None,
     }
 
 
-def _about_log(about: Mapping[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """What a replay tells beside the totals; all of it null for a simulation."""
-    return {"rejects": None, "support": None, "overspent_days": None} | dict(about)
+def _of_log(about: _AboutLog | None, totals: Totals) -> dict[str, Any]:
+    """Rejected rows, and the share of bids that the log cannot speak for; null for a simulation."""
+    if about is None:
+        return {"rejects": None, "support": None}
+    support = None
+    if isinstance(about.format, AuctionLog):
+        share = totals.outside_support / totals.bids if totals.bids else None
+        support = {
+            "logged_bid_micros": about.format.logged_bid_micros,
+            "bids": totals.bids,
+            "outside": totals.outside_support,
+            "share_outside": share,
+        }
+    return {"rejects": len(about.rejects), "support": support}
+
+
+def _overspent_days(run: Run, zone: str) -> int:
+    """Campaign-days on which a log spends more than the budget in force: told, and not enforced."""
+    day = run.metrics.tick_start.dt.tz_convert(zone).dt.date
+    days = run.metrics.groupby(["campaign", day], observed=True).agg({"spend_micros": "sum", "budget_micros": "max"})
+    return int((days.spend_micros > days.budget_micros).sum())
 
 
 def _new_folder(out: Path | str | None, name: str) -> Path:
@@ -233,7 +327,9 @@ def _new_folder(out: Path | str | None, name: str) -> Path:
         if folder.exists():
             raise BadInput(f"run folder {folder} exists already: choose another with --out, or remove it")
     else:
-        folder = next(path for path in (Path("runs") / f"{name}-{place:03d}" for place in range(1, 10**6)) if not path.exists())
+        folder = next(
+            path for path in (Path("runs") / f"{name}-{place:03d}" for place in range(1, 10**6)) if not path.exists()
+        )
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -248,28 +344,17 @@ def _write(folder: Path, info: Mapping[str, Any]) -> None:
     draft.replace(folder / "run.json")
 
 
-def _loaded(config: Config) -> RunConfig:
-    return load_config(Path(config) if isinstance(config, str) else config)
-
-
-def _seeded(config: RunConfig, seed: int | None) -> RunConfig:
-    return config if seed is None else config.model_copy(update={"seed": seed})
-
-
-def _name(config: Config) -> str:
-    return "configuration" if isinstance(config, Mapping) else Path(config).name
-
-
-def _summary_row(counts: np.ndarray[Any, Any], targets: Any) -> dict[str, float | None]:
-    count = dict(zip(COUNTS, counts, strict=True))
-    rates = {name: metric.value for name, metric in metrics(counts, targets=targets).items()}
+def _summary_row(counts: Int64, targets: ScoreTargets, unrecorded: Collection[str]) -> dict[str, float | None]:
+    """One campaign's counts and rates; None where a count was not recorded or a rate is unknown."""
+    count = {name: None if name in unrecorded else int(value) for name, value in zip(COUNTS, counts, strict=True)}
+    rates = {name: metric.value for name, metric in metrics(counts, None, targets, unrecorded).items()}
     money = {
-        "spend": count["spend_micros"] / 1e6,
-        "revenue": count["revenue_micros"] / 1e6,
+        "spend": _units(count["spend_micros"]),
+        "revenue": _units(count["revenue_micros"]),
         "cpc": _units(rates["cpc_micros"]),
         "cpa": _units(rates["cpa_micros"]),
     }
-    shown = {name: int(count[name]) for name in ("impressions", "clicks", "conversions")}
+    shown = {name: count[name] for name in ("impressions", "clicks", "conversions")}
     return money | shown | {name: rates[name] for name in ("win_rate", "ctr", "cvr", "roas", "score")}
 
 
@@ -290,4 +375,4 @@ def _action_counts(actions: pd.DataFrame) -> pd.DataFrame:
     return wanted.groupby("campaign").sum().astype(int)
 
 
-__all__ = ["ReplayConfig", "Run", "audit", "open_run", "simulate"]
+__all__ = ["Run", "audit", "load", "open_run", "replay", "simulate"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,21 @@ from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
+from engine.errors import BadInput
 from engine.guard import Limits
 from engine.messages import Command
 from engine.optimiser import Assignment
 from engine.policy import Policy
 from engine.runtime.plan import Plan
-from engine.units import Int64, TickGrid, equal_shares
+from engine.units import Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
-from experiments.config import RunConfig, SimulationConfig
+from experiments.config import ReplayConfig, RunConfig, SimulationConfig
 from sim.auction import Market, PriceShock
+from sim.logs.ipinyou_auctions import read_auctions
+from sim.logs.ipinyou_bins import read_bins
+from sim.logs.recorded import read_recorded
+from sim.logs.rejects import Rejects
+from sim.replay import AuctionReplayFactory, IntervalReplayFactory
 from sim.response import Response
 from sim.traffic import Traffic
 from sim.world import WorldFactory
@@ -45,6 +52,98 @@ def simulation(config: SimulationConfig) -> Plan:
         record_opportunities="opportunities" in config.record,
     )
     return plan(config, campaigns, _controls(config, campaigns), grid, world)
+
+
+def recorded(config: SimulationConfig, log: Path) -> tuple[Plan, Rejects]:
+    """The plan of a simulation's campaigns over the opportunities that a run recorded."""
+    campaigns = campaign_set(config)
+    opportunities, rejects = read_recorded(log, campaigns)
+    ticks = config.grid.ticks
+    beyond = opportunities.tick >= ticks
+    if beyond.any():
+        rule = f"holds tick {opportunities.tick.max()}, and the configuration has {ticks} ticks"
+        raise BadInput(f"log (={log}) {rule}: replay it with the configuration it was recorded under")
+    replayed = AuctionReplayFactory(
+        campaigns=campaigns,
+        grid=config.grid,
+        opportunities=opportunities,
+        first_price=tuple(config.markets[name].auction == "first_price" for name in campaigns.markets),
+    )
+    return plan(config, campaigns, _controls(config, campaigns), config.grid, replayed), rejects
+
+
+def replay(config: ReplayConfig, log: Path) -> tuple[Plan, Rejects]:
+    """The plan of a replay of somebody else's log."""
+    match config.log:
+        case settings.AuctionLog():
+            return _auctions(config, config.log, log)
+        case settings.BinLog():
+            return _bins(config, config.log, log)
+
+
+def _auctions(config: ReplayConfig, spec: settings.AuctionLog, path: Path) -> tuple[Plan, Rejects]:
+    log, rejects = read_auctions(path, max_reject_share=spec.max_reject_share)
+    campaigns = _replayed_set(config)
+    grid = config.grid(log.ticks(spec.rows_per_tick))
+    replayed = AuctionReplayFactory(
+        campaigns=campaigns,
+        grid=grid,
+        opportunities=log.opportunities(campaigns, spec.campaign, grid, spec.rows_per_tick, value=spec.value),
+        first_price=(config.auction == "first_price",) * len(campaigns.markets),
+        ties_win=spec.win_rule == ">=",
+        logged_bid_micros=spec.logged_bid_micros,
+    )
+    return plan(config, campaigns, _replayed_controls(config, campaigns, {}), grid, replayed), rejects
+
+
+def _bins(config: ReplayConfig, spec: settings.BinLog, path: Path) -> tuple[Plan, Rejects]:
+    known = tuple(config.campaigns)
+    log, rejects = read_bins(path, zone=spec.zone, known=known, max_reject_share=spec.max_reject_share)
+    campaigns = _replayed_set(config)
+    first, last = log.span
+    ticks = int(config.grid(1).tick_of(last)) + 1
+    grid = config.grid(max(ticks, 1))
+    if first < grid.start_us:
+        began = moment(first, config.account.zone).replace(tzinfo=None)
+        raise BadInput(
+            f"time.start (={config.time.start}) must be <= the log's first row ({began}): start the run earlier"
+        )
+    controls = _replayed_controls(config, campaigns, log.daily_budget_micros)
+    factual = IntervalReplayFactory(campaigns, grid, log.intervals(campaigns, grid))
+    return plan(config, campaigns, controls, grid, factual), rejects
+
+
+def _replayed_set(config: ReplayConfig) -> CampaignSet:
+    """The campaigns of a log: each has a market and a creative of its own, since logs of this kind tell neither."""
+    ids = sorted(config.campaigns)
+    specs = [config.campaigns[name] for name in ids]
+    n = len(ids)
+    return CampaignSet(
+        ids=tuple(ids),
+        channels=tuple(spec.channel for spec in specs),
+        markets=tuple(ids),
+        market=np.arange(n),
+        charging=np.full(n, Charging[config.charging.upper()], dtype=np.uint8),
+        period=np.array([Period[spec.budget_period.upper()] for spec in specs], dtype=np.uint8),
+        cell_start=np.arange(n + 1),
+        creatives=("all",) * n,
+        **bounds(config, ids),
+    )
+
+
+def _replayed_controls(config: ReplayConfig, campaigns: CampaignSet, logged: Mapping[str, int]) -> ControlState:
+    specs = {name: config.campaigns[name] for name in campaigns.ids}
+    budgets = [_budget(name, spec, logged) for name, spec in specs.items()]
+    bids = np.array([spec.bid_micros for spec in specs.values()], dtype=np.int64)
+    return ControlState.initial(campaigns, bids, np.array(budgets, dtype=np.int64))
+
+
+def _budget(name: str, spec: settings.ReplayedCampaign, logged: Mapping[str, int]) -> int:
+    if spec.budget_micros != "log":
+        return spec.budget_micros
+    if name not in logged:
+        raise BadInput(f"campaigns.{name}.budget_micros (='log') must be in the log, and no row of it is: give micros")
+    return logged[name]
 
 
 def plan(config: RunConfig, campaigns: CampaignSet, controls: ControlState, grid: TickGrid, source: Any) -> Plan:

@@ -84,8 +84,9 @@ class LedgerWriter:
             )
 
     def close(self) -> None:
-        """Give the ledger up."""
+        """Give the ledger up, as one file without a write-ahead log beside it."""
         self.note("closed", {"pid": os.getpid()})
+        self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
         self._lock.close()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,13 @@ class Rejects:
 
     def __len__(self) -> int:
         return len(self.reason)
+
+    def write(self, path: Path) -> None:
+        """Write them as CSV: file, line, reason."""
+        with path.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(("file", "line", "reason"))
+            table.writerows(zip(self.file, self.line.tolist(), self.reason, strict=True))
 
     def check(self, rows: int, max_reject_share: float) -> None:
         """Raise `BadInput` with the first examples where more than the allowed share of a log's rows is rejected."""

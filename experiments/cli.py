@@ -1,0 +1,171 @@
+"""The command line: `bidtwin JOB …`. Exit code 0 = done, 2 = bad input, told in one sentence, 130 = interrupted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.errors import BadInput
+
+if TYPE_CHECKING:  # the heavy rooms are imported by the command that needs them: `--help` answers at once
+    from engine.runtime.local import Progress
+    from experiments.api import Run, Runner
+
+app = typer.Typer(
+    help="A digital twin for advertising campaigns: simulate, replay and audit them under one safety guard.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's configuration, a YAML file.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that a run printed.")]
+Out = Annotated[Path | None, typer.Option(help="The run folder to make [default: the next free one under runs/].")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed instead of the configuration's.")]
+Shards = Annotated[int | None, typer.Option(min=1, help="Actor processes, instead of the configuration's number.")]
+Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+
+
+@app.command()
+def simulate(
+    config: ConfigFile,
+    out: Out = None,
+    seed: Seed = None,
+    shards: Shards = None,
+    local: Local = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate campaigns in a made-up market, under the optimiser and its guard."""
+    from experiments import api
+
+    with _watched(quiet=as_json) as watch:
+        loaded = api.load(config, seed)
+        run = api.simulate(loaded, out=out, runner=_runner(loaded, shards, local=local), watch=watch)
+    _show(run, as_json=as_json)
+
+
+@app.command()
+def replay(
+    config: ConfigFile,
+    log: Annotated[Path, typer.Option(help="The log: a file, or the opportunities/ folder of a recorded run.")],
+    out: Out = None,
+    seed: Seed = None,
+    shards: Shards = None,
+    local: Local = False,
+    as_json: Json = False,
+) -> None:
+    """Replay a log through the campaigns, the optimiser and its guard."""
+    from experiments import api
+
+    with _watched(quiet=as_json) as watch:
+        loaded = api.load(config, seed)
+        run = api.replay(loaded, log, out=out, runner=_runner(loaded, shards, local=local), watch=watch)
+    _show(run, as_json=as_json)
+
+
+@app.command()
+def audit(run: RunFolder, as_json: Json = False) -> None:
+    """Check a run's ledger, record by record, and tell what was applied under it."""
+    from experiments import api
+    from experiments.show import audit_text
+
+    found = api.audit(run)
+    if as_json:
+        _print_json(found)
+    else:
+        typer.echo(audit_text(found))
+    if not found["valid"]:
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of configuration files, for editors and checkers."""
+    from experiments.config import schema as config_schema
+
+    _print_json(config_schema())
+
+
+@app.command()
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Which benchmark; all of them by default.")] = None,
+    small: Annotated[bool, typer.Option("--small", help="A small size, to see that it runs.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure speed, each figure beside its baseline from the same run."""
+    from experiments.benchmarks import run_benchmarks
+    from experiments.show import bench_table
+
+    rows = run_benchmarks(name, small=small)
+    if as_json:
+        _print_json(rows)
+    else:
+        bench_table(rows)
+
+
+def main() -> None:
+    """Run the command line; a person's mistake ends in one sentence, not in a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except BadInput as error:
+        code = _told(str(error), 2)
+    except typer.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        code = _told("interrupted: the run's folder keeps what its ledger holds so far, and is marked so", 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # not a usage error of the command line
+            raise
+        code = _told(error.format_message(), 2)
+    sys.exit(code)
+
+
+def _told(sentence: str, code: int) -> int:
+    typer.echo(f"bidtwin: {sentence}", err=True)
+    return code
+
+
+def _runner(config: Any, shards: int | None, *, local: bool) -> Runner:
+    if local:
+        from engine.runtime.local import LocalRunner
+
+        return LocalRunner(shards or 1)
+    from engine.runtime.actors import RayRunner
+
+    return RayRunner(shards or config.shards, config.campaigns_per_actor)
+
+
+@contextmanager
+def _watched(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """A live progress display where there is a terminal, plain lines where there is none, nothing for `--json`."""
+    if quiet:
+        yield None
+        return
+    from experiments.show import progress
+
+    with progress() as watch:
+        yield watch
+
+
+def _show(run: Run, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(run.as_json())
+        return
+    from experiments.show import result
+
+    result(run)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=1, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()
