@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.actions import Approved, Knob, Proposals, Result, Source, proposals
-from engine.campaigns import ControlState, after, apply, check_weights, value_in_force
+from engine.campaigns import ControlState, after, check_weights, value_in_force
 from engine.errors import BadInput
 from engine.policy import View
 from engine.units import Int64

