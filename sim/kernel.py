@@ -27,14 +27,24 @@ _CACHE = f"kernels-{_fingerprint()}"
 def kernel(function: _Function) -> _Function:
     """Compile with Numba on first use: cached on disk, without the interpreter's lock, without fastmath.
 
-    Divisions follow IEEE 754 as in NumPy: the check that raises ZeroDivisionError would keep loops out of vector registers.
-
-    Numba's cache watches the file a kernel stands in and not those of the helpers it calls, so an edited helper would
-    live on inside a cached caller. The cache's folder therefore carries a fingerprint of every source of this package.
+    Divisions follow IEEE 754 as in NumPy: the check that raises ZeroDivisionError would keep loops out of vector
+    registers. Numba's cache watches the file a kernel stands in and not those of the helpers it calls, so an edited
+    helper would live on inside a cached caller; the cache's folder therefore carries a fingerprint of every source of
+    this package.
     """
+    return _compiled(function, always_inline=False)
+
+
+def helper(function: _Function) -> _Function:
+    """Compile a small function that becomes part of every kernel that calls it, so that their loops stay vector code."""
+    return _compiled(function, always_inline=True)
+
+
+def _compiled(function: _Function, *, always_inline: bool) -> _Function:
     chosen = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(Path(chosen or _HERE / "__pycache__") / _CACHE)
     try:
-        return cast("_Function", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+        make = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=always_inline)
+        return cast("_Function", make(function))
     finally:
         numba.config.CACHE_DIR = chosen

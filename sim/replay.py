@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.events import (
+    BIDS,
     CLICKS,
     CONVERSIONS,
     COUNTS,
     IMPRESSIONS,
+    OPPORTUNITIES,
+    OUTSIDE_SUPPORT,
     REVENUE,
     SPEND,
     Events,
@@ -188,20 +191,20 @@ def _replay(
         if row == stop:
             return
         c, cell = rows.campaign[row], rows.cell[row]
-        counts[t, cell, 0] += 1
+        counts[t, cell, OPPORTUNITIES] += 1
         bid = bid_for(bids[c], rows.value[row])
         if paused[c] or bid < 1 or most_charged(bid, rows.ctr[row], per_click[c]) > budgets[c] - charged[c]:
             continue
-        counts[t, cell, 1] += 1
+        counts[t, cell, BIDS] += 1
         price, known = rows.price[row], rows.known[row]
-        counts[t, cell, 2] += not known or (logged_bid >= 0 and bid > logged_bid)
+        counts[t, cell, OUTSIDE_SUPPORT] += not known or (logged_bid >= 0 and bid > logged_bid)
         if not known or bid < price or (bid == price and not ties_win):
             continue
         clicked = rows.clicked[row]
         cost = charge(bid, price, rows.ctr[row], rows.first_price[row], per_click[c], clicked)
-        counts[t, cell, 3] += 1
-        counts[t, cell, 4] += clicked
-        counts[t, cell, 6] += cost
+        counts[t, cell, IMPRESSIONS] += 1
+        counts[t, cell, CLICKS] += clicked
+        counts[t, cell, SPEND] += cost
         charged[c] += cost
         won[row - start] = True
 

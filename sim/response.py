@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.campaigns import CampaignSet
 from engine.units import MAX_MICROS, Float64, Int64
-from sim.kernel import kernel
+from sim.kernel import helper, kernel
 from sim.rng import CONVERSION, TO_UNIT, normal, philox, uniform
 
 
@@ -63,7 +63,7 @@ class Response:
         )
 
 
-@kernel
+@helper
 def predicted_ctr(ctr: float, value: float, discount: float) -> float:
     """Click probability of one opportunity: proportional to its value, `ctr` on average, at most 1.
 
@@ -72,10 +72,10 @@ def predicted_ctr(ctr: float, value: float, discount: float) -> float:
     return min(1.0, ctr * value * discount)
 
 
-@kernel
+@helper
 def is_click(word: Any, probability: float) -> bool:
     """Whether the impression is clicked."""
-    return np.float64(np.int64(word)) * TO_UNIT < probability
+    return bool(np.float64(np.int64(word)) * TO_UNIT < probability)
 
 
 @kernel

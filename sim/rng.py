@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.units import Float64, Int64
-from sim.kernel import kernel
+from sim.kernel import helper, kernel
 
 ARRIVALS = 1  # market: how many auctions a tick holds
 PRICE = 2  # market: the competitor's price
@@ -51,7 +51,7 @@ def keys_of(seed: int, kind: str, names: Sequence[str]) -> NDArray[Any]:
     return np.array([key_of(seed, kind, name) for name in names], dtype=np.uint64)
 
 
-@kernel
+@helper
 def philox(c0: Any, c1: Any, c2: Any, c3: Any, key: Any) -> Any:
     """One block: four counter words and a 64-bit key, all uint64, to four words of 32 random bits."""
     k0, k1 = key & _WORD, key >> _HALF
@@ -65,13 +65,14 @@ def philox(c0: Any, c1: Any, c2: Any, c3: Any, key: Any) -> Any:
 @kernel
 def fill_words(out: Any, blocks: int, first_block: int, tick: int, purpose: int, key: Any) -> None:
     """Put the words of consecutive blocks into `out`, uint64[4 · blocks or more]."""
-    when, what, zero = np.uint64(tick), np.uint64(purpose), np.uint64(0)
-    for block in range(blocks):
-        w0, w1, w2, w3 = philox(np.uint64(first_block + block), when, what, zero, key)
-        out[4 * block] = w0
-        out[4 * block + 1] = w1
-        out[4 * block + 2] = w2
-        out[4 * block + 3] = w3
+    when, what, zero = np.uint64(tick) & _WORD, np.uint64(purpose) & _WORD, np.uint64(0)
+    for block in range(np.uint64(blocks)):  # unsigned places never wrap, or the loop would not fit vector registers
+        w0, w1, w2, w3 = philox((np.uint64(first_block) + block) & _WORD, when, what, zero, key)
+        place = np.uint64(4) * block
+        out[place] = w0
+        out[place + np.uint64(1)] = w1
+        out[place + np.uint64(2)] = w2
+        out[place + np.uint64(3)] = w3
 
 
 @kernel
@@ -88,20 +89,20 @@ def word(index: int, tick: int, purpose: int, key: Any) -> Any:
     return w3
 
 
-@kernel
+@helper
 def uniform(bits: Any) -> float:
     """The middle of a word's interval: in (0, 1), never an end."""
     return (np.float64(np.int64(bits)) + 0.5) * TO_UNIT
 
 
-@kernel
+@helper
 def _polynomial(
     r: float, c0: float, c1: float, c2: float, c3: float, c4: float, c5: float, c6: float, c7: float
 ) -> float:
     return ((((((c7 * r + c6) * r + c5) * r + c4) * r + c3) * r + c2) * r + c1) * r + c0
 
 
-@kernel
+@helper
 def _centre(q: float) -> float:
     r = 0.180625 - q * q
     # fmt: off
@@ -117,7 +118,7 @@ def _centre(q: float) -> float:
     return q * upper / lower
 
 
-@kernel
+@helper
 def _tail(minus_log: float) -> float:
     r = math.sqrt(minus_log) - 1.6
     # fmt: off
@@ -154,7 +155,7 @@ def to_normals(words: Any, out: Float64, count: int, tail: Float64, place: Int64
         out[i] = _centre(uniform(words[i]) - 0.5)
     for i in range(count):
         place[tails] = i
-        tails += abs(uniform(words[i]) - 0.5) > 0.425
+        tails += np.int64(abs(uniform(words[i]) - 0.5) > 0.425)
     for j in range(tails):
         p = uniform(words[place[j]])
         tail[j] = -math.log(min(p, 1.0 - p))

@@ -12,13 +12,13 @@ from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.events import CONVERSIONS, COUNTS, REVENUE, Events, Kind, Opportunities, Status, TickCounts
 from engine.policy import Batch
 from engine.units import Bool, Int64, TickGrid
-from sim.auction import (
+from sim.auction import Market
+from sim.exchange import (
     CONVERSION_COLUMNS,
     IMPRESSION_COLUMNS,
     OPPORTUNITY_COLUMNS,
     Buyers,
     Clock,
-    Market,
     Markets,
     hold,
     scratch_for,
@@ -121,7 +121,7 @@ class World:
         np.add.at(counts[:, :, REVENUE], (at, conversions[:, _CELL]), conversions[:, _VALUE])
         return Batch(
             TickCounts(from_tick, counts),
-            self._events(impressions, conversions, markets.auctions, from_tick),
+            self._events(impressions, conversions),
             self._opportunities(opportunities, qualities),
             int(markets.auctions.sum()),
         )
@@ -149,7 +149,7 @@ class World:
         self._pending = waiting[~due]
         return waiting[due]
 
-    def _events(self, impressions: Int64, conversions: Int64, auctions: Int64, from_tick: int) -> Events:
+    def _events(self, impressions: Int64, conversions: Int64) -> Events:
         if not self._factory.record_events:
             return Events.empty()
         row = {name: impressions[:, at] for at, name in enumerate(IMPRESSION_COLUMNS)}
