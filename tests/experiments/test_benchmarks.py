@@ -1,0 +1,70 @@
+"""Every benchmark runs at a small size and tells what it documents; no time is asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import BadInput
+from engine.events import CLICKS, IMPRESSIONS, SPEND
+from engine.runtime.local import LocalRunner
+from engine.runtime.store import LEDGER, read_ledger
+from experiments.benchmarks import BENCHMARKS, auction_single, run_benchmarks, tick_overhead
+
+KEYS = ["name", "rate", "unit", "baseline", "baseline_rate", "ratio", "peak_rss_mb"]
+
+
+def rows_are_documented(rows: list[dict[str, object]], names: list[str]) -> None:
+    assert [row["name"] for row in rows] == names
+    for row in rows:
+        assert list(row) == KEYS
+        assert isinstance(row["unit"], str)
+        assert isinstance(row["baseline"], str)
+        figures = {key: row[key] for key in KEYS if key not in {"name", "unit", "baseline"}}
+        assert all(isinstance(figure, float) and 0 < figure < float("inf") for figure in figures.values()), figures
+
+
+def test_auction_single_runs_small() -> None:
+    rows_are_documented(run_benchmarks("auction_single", small=True), ["auction_single"])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_all_run_small() -> None:
+    rows_are_documented(run_benchmarks(small=True), list(BENCHMARKS))
+
+
+def test_an_unknown_name_is_told_the_nearest() -> None:
+    with pytest.raises(BadInput) as caught:
+        run_benchmarks("auction_singel")
+    assert str(caught.value) == (
+        "benchmark (='auction_singel') must be one of auction_single, tick_overhead: did you mean auction_single?"
+    )
+
+
+def test_an_unknown_name_that_is_like_none_is_told_what_to_do() -> None:
+    with pytest.raises(BadInput, match=r": leave it out to run them all$"):
+        run_benchmarks("zzz")
+
+
+def test_world_and_numpy_hold_the_same_auction() -> None:
+    n = 400_000
+    factory, controls = auction_single.world(n)
+    batch = factory(np.zeros(1, dtype=np.int64)).advance(0, 1, controls)
+    counts = batch.counts.values[0, 0]
+    impressions, clicks, spend = auction_single.numpy_auctions(n, np.random.default_rng(5))
+    won = counts[IMPRESSIONS] / batch.auctions
+    assert 0.29 < won < 0.31
+    assert won == pytest.approx(impressions / n, abs=5 * (2 * 0.21 / n) ** 0.5)
+    assert counts[CLICKS] == pytest.approx(clicks, abs=5 * (2 * clicks) ** 0.5)
+    assert counts[SPEND] / counts[IMPRESSIONS] == pytest.approx(spend / impressions, rel=0.01)
+
+
+def test_steering_moves_every_bid_at_every_tick_for_days(tmp_path: Path) -> None:
+    plan = tick_overhead.steering(50, 144)
+    LocalRunner().run(plan, tmp_path)
+    rounds = list(read_ledger(tmp_path / LEDGER))[1:-1]
+    assert len(rounds) == 143
+    tick_overhead.check(plan, tmp_path)
