@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.units import MAX_MICROS, Float64
+from engine.units import MAX_MICROS
 from sim.kernel import helper
 from sim.traffic import Traffic
 
@@ -64,13 +64,6 @@ class Market:
         for shock in self.shocks:
             if not 0 < shock.factor < math.inf:
                 raise ValueError(f"shock factor (={shock.factor}) must be > 0: 1.6 makes prices 60 % higher")
-
-    def log_level(self, from_tick: int, to_tick: int) -> Float64:
-        """Logarithm of the price level in every tick of a span; shape [ticks]."""
-        level = np.full(to_tick - from_tick, math.log(self.level_micros))
-        for shock in self.shocks:
-            level[max(shock.from_tick - from_tick, 0) : max(shock.to_tick - from_tick, 0)] += math.log(shock.factor)
-        return level
 
 
 @helper

@@ -17,7 +17,7 @@ from engine.campaigns import ControlState
 from engine.events import BIDS, CLICKS, IMPRESSIONS, OPPORTUNITIES, SPEND
 from engine.units import MAX_MICROS, PPM, Bool, Float64, Int64
 from sim.auction import UNREACHABLE, bid_for, charge, most_charged
-from sim.kernel import helper, kernel
+from sim.kernel import helper, inner, kernel
 from sim.response import conversion_of, is_click, predicted_ctr
 from sim.rng import CLICK, CREATIVE, PRICE, REACH, TO_UNIT, VALUE, Z_MAX, fill_words, to_normals, word
 
@@ -40,6 +40,7 @@ class Buyers(NamedTuple):
 
     key: NDArray[Any]  # uint64[n]
     cell_start: Int64  # int64[n + 1]
+    cells: Int64  # int64[n], how many creatives
     reach: Float64  # float64[n]
     sigma: Float64  # float64[n]
     discount: Float64  # float64[n], one over the mean value
@@ -174,7 +175,7 @@ def _stance(paused: bool, remaining: int, least: int, most: int) -> int:  # noqa
     return SURE if remaining >= most else UNSURE
 
 
-@kernel
+@inner
 def _open_tick(scratch: Scratch, seat: Int64, buyers: Buyers, stakes: Stakes, charged: Int64, new_day: bool) -> None:  # noqa: FBT001 - likewise
     for s in range(seat.size):
         c = seat[s]
@@ -183,7 +184,7 @@ def _open_tick(scratch: Scratch, seat: Int64, buyers: Buyers, stakes: Stakes, ch
         scratch.stance[s] = _stance(stakes.paused[c], stakes.budget[c] - charged[c], stakes.least[c], stakes.most[c])
 
 
-@kernel
+@inner
 def _draw_prices(
     scratch: Scratch, key: Any, block: int, tick: int, size: int, log_level: float, sigma: float, log_reserve: float
 ) -> None:
@@ -201,20 +202,22 @@ def _draw_prices(
         scratch.top[k] = -np.inf
 
 
-@kernel
+@inner
 def _draw_reach(scratch: Scratch, s: int, block: int, tick: int, size: int, key: Any, reach: float) -> None:
     if reach >= 1:
-        scratch.reached[s, :size] = 1
+        for k in range(size):
+            scratch.reached[s, k] = 1
         return
     fill_words(scratch.words, (size + 3) >> 2, block, tick, REACH, key)
     for k in range(size):
         scratch.reached[s, k] = np.float64(np.int64(scratch.words[k])) * TO_UNIT < reach
 
 
-@kernel
+@inner
 def _draw_values(scratch: Scratch, s: int, block: int, tick: int, size: int, key: Any, sigma: float) -> None:
     if sigma == 0:
-        scratch.log_value[s, :size] = 0.0
+        for k in range(size):
+            scratch.log_value[s, k] = 0.0
         return
     fill_words(scratch.words, (size + 3) >> 2, block, tick, VALUE, key)
     to_normals(scratch.words, scratch.normals, size, scratch.tail, scratch.place)
@@ -222,23 +225,24 @@ def _draw_values(scratch: Scratch, s: int, block: int, tick: int, size: int, key
         scratch.log_value[s, k] = sigma * scratch.normals[k]
 
 
-@kernel
+@inner
 def _draw_creatives(
     scratch: Scratch, s: int, block: int, tick: int, size: int, key: Any, first: int, share: Float64
 ) -> None:
     if share.size == 1:
-        scratch.cell[s, :size] = first
+        for k in range(size):
+            scratch.cell[s, k] = first
         return
     fill_words(scratch.words, (size + 3) >> 2, block, tick, CREATIVE, key)
     for k in range(size):
         u = np.float64(np.int64(scratch.words[k])) * TO_UNIT
-        creative = 0
+        creative: Any = 0
         for before in range(share.size - 1):
             creative += np.int64(u >= share[before])
         scratch.cell[s, k] = first + creative
 
 
-@kernel
+@inner
 def _raise_top(scratch: Scratch, s: int, size: int, log_bid: float) -> None:
     """The highest bid of the account on every auction of the block, in logs, as far as budgets are no question."""
     for k in range(size):
@@ -246,27 +250,30 @@ def _raise_top(scratch: Scratch, s: int, size: int, log_bid: float) -> None:
         scratch.top[k] = max(scratch.top[k], bid)
 
 
-@kernel
-def _find_candidates(scratch: Scratch, size: int) -> int:
+@inner
+def _find_candidates(scratch: Scratch, size: int) -> Any:
     """Auctions of the block that the account may win, into `place`; returns how many."""
-    found = 0
+    found: Any = 0
     for k in range(size):
         scratch.place[found] = k
         found += np.int64(scratch.top[k] >= scratch.bar[k])
     return found
 
 
-@kernel
+@inner
 def _add_reached(counts: Int64, scratch: Scratch, s: int, stop: int, cells: int) -> None:
     """Count the first auctions of the block that reached a campaign, on the creative each would show."""
     if cells == 1:
-        counts[scratch.cell[s, 0]] += scratch.reached[s, :stop].sum()
+        reached = np.int64(0)
+        for k in range(stop):
+            reached += scratch.reached[s, k]
+        counts[scratch.cell[s, 0]] += reached
         return
     for k in range(stop):
         counts[scratch.cell[s, k]] += scratch.reached[s, k]
 
 
-@helper
+@inner
 def _recorded_price(scratch: Scratch, seats: int, s: int, floor: int) -> int:
     """The least bid that wins for a campaign, the other entered bids being what they are."""
     price = floor
@@ -276,16 +283,18 @@ def _recorded_price(scratch: Scratch, seats: int, s: int, floor: int) -> int:
     return price
 
 
-@helper
+@inner
 def _with_room(table: Any, rows: int) -> Any:
     if rows < table.shape[0]:
         return table
     larger = np.empty((2 * table.shape[0], table.shape[1]), dtype=table.dtype)
-    larger[:rows] = table
+    for row in range(rows):
+        for column in range(table.shape[1]):
+            larger[row, column] = table[row, column]
     return larger
 
 
-@helper
+@inner
 def _converts(buyers: Buyers, c: int, index: int, tick: int, clicked: int) -> Any:
     return conversion_of(
         buyers.key[c],
@@ -299,9 +308,18 @@ def _converts(buyers: Buyers, c: int, index: int, tick: int, clicked: int) -> An
     )
 
 
-@kernel
+@inner
 def _record(
-    table: Any, qualities: Any, used: int, m: int, seat: Int64, buyers: Buyers, scratch: Scratch, k: int, at: Any, floor: int
+    table: Any,
+    qualities: Any,
+    used: int,
+    m: int,
+    seat: Int64,
+    buyers: Buyers,
+    scratch: Scratch,
+    k: int,
+    at: Any,
+    floor: int,
 ) -> Any:
     """Write a row for every campaign that an auction reached, with what would follow if it won."""
     tick, index, event_time = at
@@ -327,14 +345,24 @@ def _record(
 
 @helper
 def _enter(
-    scratch: Scratch, seat: Int64, buyers: Buyers, stakes: Stakes, charged: Int64, counts: Int64, k: int, all_bids: bool  # noqa: FBT001 - likewise
+    scratch: Scratch,
+    seat: Int64,
+    buyers: Buyers,
+    stakes: Stakes,
+    charged: Int64,
+    counts: Int64,
+    k: int,
+    all_bids: bool,  # noqa: FBT001 - likewise
 ) -> Any:
-    """Enter the campaigns of a market into one auction: the best seat, its bid and value, and the least that beats the rest.
+    """Enter the campaigns of a market into one auction.
 
-    Campaigns that are unsure of their budget are judged, and counted if they enter. A bid that surely loses is left out
-    unless all are wanted: nobody pays less for it.
+    Returns the best seat (-1: nobody entered), its bid and value, and the least bid that beats the others. Campaigns
+    that are unsure of their budget are judged, and counted if they enter. A bid that surely loses is left out unless
+    all are wanted: nobody pays less for it.
     """
-    best, best_bid, best_value, others = -1, np.int64(0), 1.0, np.int64(0)
+    best, best_value = -1, 1.0
+    best_bid: Any = np.int64(0)
+    others: Any = np.int64(0)
     for s in range(seat.size):
         scratch.entered[s] = 0
         stance = scratch.stance[s]
@@ -362,7 +390,7 @@ def _enter(
 
 
 @kernel
-def hold(  # noqa: C901, PLR0912, PLR0914, PLR0915 - one loop over auctions, cut where it can be
+def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it can be
     markets: Markets,
     buyers: Buyers,
     stakes: Stakes,
@@ -384,7 +412,6 @@ def hold(  # noqa: C901, PLR0912, PLR0914, PLR0915 - one loop over auctions, cut
     opportunities = np.empty((64, 11), dtype=np.int64)
     qualities = np.empty((64, 2), dtype=np.float64)
     n_conversions = n_impressions = n_opportunities = 0
-    cells = np.diff(buyers.cell_start)
 
     for m in range(markets.key.size):
         seat = markets.seat[markets.start[m] : markets.start[m + 1]]
@@ -408,7 +435,7 @@ def hold(  # noqa: C901, PLR0912, PLR0914, PLR0915 - one loop over auctions, cut
                     share = stakes.share[buyers.cell_start[c] : buyers.cell_start[c + 1]]
                     _draw_reach(scratch, s, block, tick, size, key, buyers.reach[c])
                     _draw_creatives(scratch, s, block, tick, size, key, buyers.cell_start[c], share)
-                    _add_reached(counts[t, :, OPPORTUNITIES], scratch, s, size, cells[c])
+                    _add_reached(counts[t, :, OPPORTUNITIES], scratch, s, size, buyers.cells[c])
                     exact = exact or scratch.stance[s] == UNSURE
                     if scratch.stance[s] != OUT or record_opportunities:
                         _draw_values(scratch, s, block, tick, size, key, buyers.sigma[c])
@@ -476,12 +503,12 @@ def hold(  # noqa: C901, PLR0912, PLR0914, PLR0915 - one loop over auctions, cut
                         )
                         scratch.stance[best] = after
                         if before == SURE and after != SURE:
-                            _add_reached(counts[t, :, BIDS], scratch, best, k + 1, cells[c])
+                            _add_reached(counts[t, :, BIDS], scratch, best, k + 1, buyers.cells[c])
                             exact = exact or after == UNSURE
 
                 for s in range(seat.size):
                     if scratch.stance[s] == SURE:
-                        _add_reached(counts[t, :, BIDS], scratch, s, size, cells[seat[s]])
+                        _add_reached(counts[t, :, BIDS], scratch, s, size, buyers.cells[seat[s]])
 
     return (
         conversions[:n_conversions],

@@ -32,19 +32,24 @@ def kernel(function: _Function) -> _Function:
     helper would live on inside a cached caller; the cache's folder therefore carries a fingerprint of every source of
     this package.
     """
-    return _compiled(function, always_inline=False)
+    return _compiled(function)
+
+
+def inner(function: _Function) -> _Function:
+    """Compile a function that only other kernels call: without the wrapper Python would need, it compiles sooner."""
+    return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def helper(function: _Function) -> _Function:
-    """Compile a small function that becomes part of every kernel that calls it, so that their loops stay vector code."""
-    return _compiled(function, always_inline=True)
+    """Compile a small function that becomes part of every kernel that calls it, so that loops stay vector code."""
+    return _compiled(function, forceinline=True)
 
 
-def _compiled(function: _Function, *, always_inline: bool) -> _Function:
+def _compiled(function: _Function, **options: bool) -> _Function:
     chosen = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(Path(chosen or _HERE / "__pycache__") / _CACHE)
     try:
-        make = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=always_inline)
+        make = numba.njit(cache=True, nogil=True, error_model="numpy", **options)
         return cast("_Function", make(function))
     finally:
         numba.config.CACHE_DIR = chosen

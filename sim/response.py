@@ -48,7 +48,9 @@ class Response:
         for name in ("value_sigma", "delay_hours", "value_micros", "conversion_sigma"):
             column = getattr(self, name)
             if not ((column >= 0) & np.isfinite(column)).all():
-                raise ValueError(f"{name} (={column[~((column >= 0) & np.isfinite(column))][0]}) must be >= 0 and finite")
+                raise ValueError(
+                    f"{name} (={column[~((column >= 0) & np.isfinite(column))][0]}) must be >= 0 and finite"
+                )
 
     def select(self, campaigns: CampaignSet, members: Int64) -> Response:
         """The response to some campaigns of the set."""

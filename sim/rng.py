@@ -150,7 +150,7 @@ def normal(p: float) -> float:
 @kernel
 def to_normals(words: Any, out: Float64, count: int, tail: Float64, place: Int64) -> None:
     """`out[i] = normal(uniform(words[i]))`, in loops that fit vector registers; `tail` and `place` are scratch."""
-    tails = 0
+    tails: Any = 0
     for i in range(count):
         out[i] = _centre(uniform(words[i]) - 0.5)
     for i in range(count):

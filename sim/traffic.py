@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import pdtr, pdtrik
+from scipy.special import ndtri, pdtr
 
 from engine.units import Float64, Int64, TickGrid
 
@@ -36,23 +36,39 @@ class Traffic:
             raise ValueError(f"amplitude (={self.amplitude}) must be in [0, 1]: it is relative to the mean")
 
 
-def mean_auctions(traffic: Sequence[Traffic], grid: TickGrid, from_tick: int, to_tick: int) -> Float64:
-    """Expected auctions of every tick and market, float64[ticks, markets], read off the curve at mid-tick local time."""
-    hour = grid.hour[from_tick:to_tick, None] + grid.tick_minutes / 120
-    mean, amplitude, peak = (
-        np.array([getattr(one, name) for one in traffic], dtype=np.float64)
-        for name in ("opportunities_per_tick", "amplitude", "peak_hour")
-    )
-    curve: Float64 = mean * (1 + amplitude * np.cos(2 * np.pi * (hour - peak) / 24))
-    return curve
+class Curves:
+    """The daily curves of m markets as columns."""
+
+    def __init__(self, traffic: Sequence[Traffic], grid: TickGrid) -> None:
+        self._mean, self._amplitude, self._peak = (
+            np.array([getattr(one, name) for one in traffic], dtype=np.float64)
+            for name in ("opportunities_per_tick", "amplitude", "peak_hour")
+        )
+        self._hour = grid.hour + grid.tick_minutes / 120
+
+    def mean(self, from_tick: int, to_tick: int) -> Float64:
+        """Expected auctions at the local time of mid-tick; float64[ticks, m]."""
+        angle = 2 * np.pi * (self._hour[from_tick:to_tick, np.newaxis] - self._peak) / 24
+        curve: Float64 = self._mean * (1 + self._amplitude * np.cos(angle))
+        return curve
 
 
 def poisson(uniforms: Float64, means: Float64) -> Int64:
-    """The least count whose Poisson distribution function reaches the uniform: one draw per element."""
+    """The least count whose Poisson distribution function reaches the uniform: one draw per element.
+
+    A Cornish-Fisher guess is a step or two away, and the distribution function itself settles it.
+    """
     busy = means > 0
-    counts = np.zeros(uniforms.shape, dtype=np.int64)
     target, mean = uniforms[busy], means[busy]
-    above = np.ceil(pdtrik(target, mean))
-    below = np.maximum(above - 1, 0)
-    counts[busy] = np.where(pdtr(below, mean) >= target, below, above)
+    z = ndtri(target)
+    count = np.maximum(np.floor(mean + np.sqrt(mean) * z + (z * z - 1) / 6), 0)
+    for step in (1.0, -1.0):
+        moving = np.arange(count.size)
+        while moving.size:
+            here = count[moving] if step > 0 else count[moving] - 1
+            reached = pdtr(here, mean[moving]) >= target[moving]  # not a number, so not reached, below zero
+            moving = moving[reached != (step > 0)]
+            count[moving] += step
+    counts = np.zeros(uniforms.shape, dtype=np.int64)
+    counts[busy] = count
     return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.events import CONVERSIONS, COUNTS, REVENUE, Events, Kind, Opportunities, Status, TickCounts
 from engine.policy import Batch
 from engine.units import Bool, Int64, TickGrid
-from sim.auction import Market
+from sim.auction import Market, PriceShock
 from sim.exchange import (
     CONVERSION_COLUMNS,
     IMPRESSION_COLUMNS,
@@ -26,7 +27,7 @@ from sim.exchange import (
 )
 from sim.response import Response
 from sim.rng import ARRIVALS, fill_uniforms, keys_of
-from sim.traffic import mean_auctions, poisson
+from sim.traffic import Curves, poisson
 
 _HOUR_US = 3_600_000_000
 _INDEX_BITS, _KIND_BITS = 32, 2
@@ -58,7 +59,9 @@ class WorldFactory:
 
     def __post_init__(self) -> None:
         if len(self.markets) != len(self.campaigns.markets):
-            raise ValueError(f"markets (={len(self.markets)}) must be as many as the set's {len(self.campaigns.markets)}")
+            raise ValueError(
+                f"markets (={len(self.markets)}) must be {len(self.campaigns.markets)}, as in the campaign set"
+            )
 
     def __call__(self, members: Int64) -> World:
         """The world of the campaigns at these ascending positions, which are all those of their markets."""
@@ -92,11 +95,10 @@ class World:
         if split:
             raise ValueError(f"members must hold whole markets: {split} campaigns of theirs are missing")
         self._specs = [factory.markets[number] for number in self._numbers]
-        self._market_keys = keys_of(factory.seed, "market", [factory.campaigns.markets[n] for n in self._numbers])
+        self._curves = Curves([spec.traffic for spec in self._specs], factory.grid)
         self._buyers = _buyers(self._set, factory.response.select(factory.campaigns, members), factory.seed)
-        self._seat = np.argsort(self._set.market, kind="stable").astype(np.int64)
-        self._start = np.append(np.searchsorted(self._set.market[self._seat], self._numbers), len(members))
-        self._scratch = scratch_for(int(np.diff(self._start).max(initial=0)))
+        self._markets = self._columns()
+        self._scratch = scratch_for(int(np.diff(self._markets.start).max(initial=0)))
         self._charged = np.zeros(len(members), dtype=np.int64)
         self._pending = np.empty((0, len(CONVERSION_COLUMNS)), dtype=np.int64)
 
@@ -104,7 +106,7 @@ class World:
         """Hold the auctions of the ticks [from_tick, to_tick) under the members' controls."""
         grid = self._factory.grid
         counts = np.zeros((to_tick - from_tick, self._set.cells, len(COUNTS)), dtype=np.int64)
-        markets = self._markets(from_tick, to_tick)
+        markets = self._open_markets(from_tick, to_tick)
         converted, impressions, opportunities, qualities = hold(
             markets,
             self._buyers,
@@ -126,21 +128,32 @@ class World:
             int(markets.auctions.sum()),
         )
 
-    def _markets(self, from_tick: int, to_tick: int) -> Markets:
-        uniforms = np.empty((to_tick - from_tick, len(self._specs)))
-        fill_uniforms(uniforms, self._market_keys, from_tick, ARRIVALS)
-        means = mean_auctions([spec.traffic for spec in self._specs], self._factory.grid, from_tick, to_tick)
-        levels = [spec.log_level(from_tick, to_tick) for spec in self._specs]
+    def _columns(self) -> Markets:
+        """What stays as it is over the run; price level and auctions are for a span to fill in."""
+        seat = np.argsort(self._set.market, kind="stable").astype(np.int64)
+        start = np.append(np.searchsorted(self._set.market[seat], self._numbers), seat.size).astype(np.int64)
+        names = [self._factory.campaigns.markets[number] for number in self._numbers]
         return Markets(
-            key=self._market_keys,
-            start=self._start,
-            seat=self._seat,
+            key=keys_of(self._factory.seed, "market", names),
+            start=start,
+            seat=seat,
             sigma=np.array([spec.price_sigma for spec in self._specs], dtype=np.float64),
             reserve=np.array([spec.reserve_micros for spec in self._specs], dtype=np.int64),
             first_price=np.array([spec.first_price for spec in self._specs], dtype=np.bool_),
-            log_level=np.stack(levels, axis=1) if levels else np.empty_like(uniforms),
-            auctions=poisson(uniforms, means),
+            log_level=np.log([[spec.level_micros for spec in self._specs]], dtype=np.float64),
+            auctions=np.empty((0, len(self._specs)), dtype=np.int64),
         )
+
+    def _open_markets(self, from_tick: int, to_tick: int) -> Markets:
+        shape = (to_tick - from_tick, len(self._specs))
+        uniforms = np.empty(shape)
+        fill_uniforms(uniforms, self._markets.key, from_tick, ARRIVALS)
+        log_level = np.repeat(self._markets.log_level, to_tick - from_tick, axis=0)
+        for m, spec in enumerate(self._specs):
+            for shock in spec.shocks:
+                log_level[_span(shock, from_tick), m] += math.log(shock.factor)
+        auctions = poisson(uniforms, self._curves.mean(from_tick, to_tick))
+        return self._markets._replace(log_level=log_level, auctions=auctions)
 
     def _settle(self, converted: Int64, to_tick: int) -> Int64:
         """Take the conversions that happen before a tick opens; those after stay pending."""
@@ -232,7 +245,13 @@ _CELL, _TIME, _VALUE = (CONVERSION_COLUMNS.index(name) for name in ("cell", "tim
 
 def clock(grid: TickGrid, from_tick: int, to_tick: int) -> Clock:
     """Where a span of ticks lies in event time."""
-    return Clock(from_tick, grid.opens(from_tick), grid.tick_us, new_days(grid)[from_tick:to_tick], grid.opens(grid.ticks))
+    return Clock(
+        from_tick, grid.opens(from_tick), grid.tick_us, new_days(grid)[from_tick:to_tick], grid.opens(grid.ticks)
+    )
+
+
+def _span(shock: PriceShock, from_tick: int) -> slice:
+    return slice(max(shock.from_tick - from_tick, 0), max(shock.to_tick - from_tick, 0))
 
 
 def new_days(grid: TickGrid) -> Bool:
@@ -244,6 +263,7 @@ def _buyers(campaigns: CampaignSet, response: Response, seed: int) -> Buyers:
     return Buyers(
         key=keys_of(seed, "campaign", campaigns.ids),
         cell_start=campaigns.cell_start,
+        cells=np.diff(campaigns.cell_start),
         reach=response.reach,
         sigma=response.value_sigma,
         discount=np.exp(-0.5 * response.value_sigma**2),

@@ -132,7 +132,9 @@ def _doubts(table: Table, opens: Int64, known: Sequence[str] | None) -> dict[int
     findings = [(undated, sentences)]
     if known is not None:
         strange = ~np.isin(columns["campaign"].astype(str), np.array(known, dtype=str))
-        findings.append((strange, [f"campaign (={word!r}) is not in this run" for word in columns["campaign"][strange]]))
+        findings.append(
+            (strange, [f"campaign (={word!r}) is not in this run" for word in columns["campaign"][strange]])
+        )
     clicked = columns["click"] > columns["total_bids_cur"]
     pairs = zip(columns["click"][clicked], columns["total_bids_cur"][clicked], strict=True)
     findings.append((clicked, [f"click (={click:g}) must be <= total_bids_cur (={won:g})" for click, won in pairs]))

@@ -42,6 +42,7 @@ COLUMNS: dict[str, Any] = {
 }
 """The columns a file has to have, with the types they are read as; words may be dictionary-encoded."""
 
+_WORTH = "conversion_value_micros"
 _MAY_BE_NULL = ("price_micros", "conversion_time", "conversion_value_micros")
 
 
@@ -87,7 +88,7 @@ def from_table(table: Any, campaigns: CampaignSet) -> tuple[Opportunities, dict[
         shown = table[name].filter(pa.array(mask)).to_pylist() if name else [None] * int(mask.sum())
         return mask, [sentence.format(value) for value in shown]
 
-    value, ctr, price = plain["value"], plain["predicted_ctr"], plain["price_micros"]
+    value, ctr, price, worth = (plain[name] for name in ("value", "predicted_ctr", "price_micros", _WORTH))
     findings = [
         *(of(is_null[name], f"{name} is missing") for name in COLUMNS if name not in _MAY_BE_NULL),
         of(campaign < 0, "campaign (={!r}) is not in this run", "campaign"),
@@ -99,7 +100,11 @@ def from_table(table: Any, campaigns: CampaignSet) -> tuple[Opportunities, dict[
         of(~((ctr >= 0) & (ctr <= 1)), "predicted_ctr (={}) must be in [0, 1]", "predicted_ctr"),
         of((price < 0) | (price > MAX_MICROS), f"price_micros (={{}}) must be in [0, {MAX_MICROS}]", "price_micros"),
         of(converted & is_null["conversion_time"], "conversion_time is missing"),
-        of(plain["conversion_value_micros"] < 0, "conversion_value_micros (={}) must be >= 0", "conversion_value_micros"),
+        of(
+            plain["conversion_value_micros"] < 0,
+            "conversion_value_micros (={}) must be >= 0",
+            "conversion_value_micros",
+        ),
     ]
     reasons = first_reasons(rows, findings)
     read = Opportunities(
@@ -116,7 +121,7 @@ def from_table(table: Any, campaigns: CampaignSet) -> tuple[Opportunities, dict[
         click_if_won=plain["click_if_won"].astype(np.uint8),
         conversion_if_won=converted.astype(np.uint8),
         conversion_time=plain["conversion_time"],
-        conversion_value_micros=plain["conversion_value_micros"],
+        conversion_value_micros=worth,
     )
     return (read.take(~np.isin(rows, list(reasons))) if reasons else read), reasons
 
@@ -126,11 +131,13 @@ def _read_file(file: Path, campaigns: CampaignSet) -> tuple[Opportunities, dict[
         table = pq.read_table(file, memory_map=True)
         missing = [name for name in COLUMNS if name not in table.column_names]
         if missing:
-            raise BadInput(f"{file.name} lacks the column {missing[0]}: give the opportunities folder of a recorded run")
+            raise BadInput(
+                f"{file.name} lacks the column {missing[0]}: give the opportunities folder of a recorded run"
+            )
         table = pa.table({name: _typed(table[name], kind) for name, kind in COLUMNS.items()})
     except pa.ArrowException as error:
         first = str(error).splitlines()[0]
-        raise BadInput(f"{file.name} cannot be read as recorded opportunities ({first}): record the run again") from None
+        raise BadInput(f"{file.name} cannot be read as opportunities ({first}): record the run again") from None
     return *from_table(table, campaigns), table.num_rows
 
 
@@ -164,7 +171,10 @@ def _cells(campaign: Int64, column: Any, campaigns: CampaignSet) -> Int64:
     distinct, code = _coded(column)
     at = {word: place for place, word in enumerate(distinct)}
     names = len(distinct) + 1
-    of_cells = [campaign * names + at.get(word, -1) for campaign, word in zip(campaigns.cell_campaign, campaigns.creatives, strict=True)]
+    of_cells = [
+        campaign * names + at.get(word, -1)
+        for campaign, word in zip(campaigns.cell_campaign, campaigns.creatives, strict=True)
+    ]
     known = {pair: cell for cell, pair in enumerate(of_cells) if pair % names != names - 1}
     pairs, back = np.unique(np.where(code >= 0, campaign * names + code, -1), return_inverse=True)
     return np.array([known.get(int(pair), -1) for pair in pairs], dtype=np.int64)[back]

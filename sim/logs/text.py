@@ -157,4 +157,6 @@ def _check_file(path: Path, names: Sequence[str], delimiter: str, *, header: boo
     if not line and path.stat().st_size <= len("\r\n"):
         raise BadInput(f"log (={path}) is empty: give a log with the columns {layout}")
     if header and line.split(delimiter) != list(names):
-        raise BadInput(f"header of {path.name} (={line[:200]!r}) must be {delimiter.join(names)!r}: give the right kind of log")
+        raise BadInput(
+            f"header of {path.name} (={line[:200]!r}) must be {delimiter.join(names)!r}: give the right kind of log"
+        )
