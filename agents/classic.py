@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
 from engine.campaigns import CampaignSet, Period
@@ -35,6 +36,14 @@ class Gains:
 
     proportional: float = 0.3
     integral: float = 0.3
+
+
+def bids_in_reach(view: View, wanted: ArrayLike, band: Band, minimum: Int64, maximum: Int64) -> Int64:
+    """Wanted bids, rounded down, as near as step law, anchor band, hard bounds and budget let each of them go."""
+    low, high = (view.controls.anchor[:, Knob.BID] * side for side in band)
+    low = np.maximum(np.ceil(low), minimum)
+    high = np.minimum(np.floor(high), np.minimum(maximum, view.controls.budget))
+    return nearest_step(view.controls.bid, np.clip(floor_micros(wanted), low, np.maximum(low, high)))
 
 
 class Constant:
@@ -104,10 +113,7 @@ class PacingPI:
         """One bid per campaign that saw traffic, unless it would stay as it is."""
         bid = view.controls.bid
         change = np.clip(self._change(view, memory), -0.25, 0.25)
-        low, high = (view.controls.anchor[:, Knob.BID] * side for side in self.band)
-        low = np.maximum(np.ceil(low), memory.minimum)
-        high = np.minimum(np.floor(high), np.minimum(memory.maximum, view.controls.budget))
-        wanted = nearest_step(bid, np.clip(floor_micros(bid * np.exp(change)), low, np.maximum(low, high)))
+        wanted = bids_in_reach(view, bid * np.exp(change), self.band, memory.minimum, memory.maximum)
         traffic = view.recent[:, OPPORTUNITIES] + view.recent[:, IMPRESSIONS] > 0  # interval logs tell only the latter
         rows = np.flatnonzero((wanted != bid) & traffic & ~view.controls.paused)
         memory = memory._replace(seen=view.tick)

@@ -103,7 +103,7 @@ class AuctionReplay:
         order = np.lexsort((rows.campaign, rows.index, rows.market, rows.tick))
         rows = rows if (np.diff(order) == 1).all() else rows.take(order)
         first_price = np.array(factory.first_price or [False] * len(factory.campaigns.markets), dtype=np.bool_)
-        self._rows = _Rows(
+        self.rows = AuctionRows(
             campaign=np.searchsorted(members, rows.campaign).astype(np.int32),
             cell=np.searchsorted(factory.campaigns.cells_of(members), rows.cell).astype(np.int32),
             tick=rows.tick,
@@ -125,20 +125,24 @@ class AuctionReplay:
 
     def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
         """Replay the auctions of the ticks [from_tick, to_tick) under the members' controls."""
-        start, stop = np.searchsorted(self._rows.tick, (from_tick, to_tick))
+        stakes = (controls.bid.astype(np.int64), controls.budget.astype(np.int64), controls.paused)
+        return self.enter(self.rows, from_tick, to_tick, stakes)
+
+    def enter(self, rows: AuctionRows, from_tick: int, to_tick: int, stakes: tuple[Int64, Int64, Bool]) -> Batch:
+        """Enter the auctions of a span of these rows; stakes are the bid, budget and pause of every member."""
+        start, stop = np.searchsorted(rows.tick, (from_tick, to_tick))
         counts = np.zeros((to_tick - from_tick, self._cells, len(COUNTS)), dtype=np.int64)
         won = np.zeros(stop - start, dtype=np.bool_)
         rules = (self._ties_win, self._logged_bid)
         buyers = (self._per_click, self._daily)
-        stakes = (controls.bid.astype(np.int64), controls.budget.astype(np.int64), controls.paused)
         new_day = np.append(True, self._grid.closes_day[:-1])[from_tick:to_tick]
-        _replay(self._rows, start, stop, buyers, stakes, rules, from_tick, new_day, self._charged, counts, won)
+        _replay(rows, start, stop, buyers, stakes, rules, from_tick, new_day, self._charged, counts, won)
         self._book_conversions(start + np.flatnonzero(won & self._converts[start:stop]), from_tick, counts)
         auctions = int(self._auctions_before[stop] - self._auctions_before[start])
         return Batch(TickCounts(from_tick, counts), Events.empty(), Opportunities.empty(), auctions)
 
     def _book_conversions(self, rows: Int64, from_tick: int, counts: Int64) -> None:
-        converted = (self._conversion_time[rows], self._rows.cell[rows], self._conversion_value[rows])
+        converted = (self._conversion_time[rows], self.rows.cell[rows], self._conversion_value[rows])
         waiting = np.concatenate((self._pending, np.stack(converted, axis=1).astype(np.int64)))
         tick = np.maximum(self._grid.tick_of(waiting[:, 0]), from_tick)
         due = tick < from_tick + len(counts)
@@ -147,7 +151,7 @@ class AuctionReplay:
         np.add.at(counts[:, :, REVENUE], (tick[due] - from_tick, waiting[due, 1]), waiting[due, 2])
 
 
-class _Rows(NamedTuple):
+class AuctionRows(NamedTuple):
     """Opportunities as the kernel reads them, in order of tick, positions being the replay's own."""
 
     campaign: NDArray[Any]  # int32
@@ -163,7 +167,7 @@ class _Rows(NamedTuple):
 
 @kernel
 def _replay(
-    rows: _Rows,
+    rows: AuctionRows,
     start: int,
     stop: int,
     buyers: Any,
