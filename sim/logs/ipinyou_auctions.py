@@ -7,6 +7,7 @@ the bid it was won with; the replay's `logged_bid_micros` states that bid.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sim.logs.rejects import Rejects
 from sim.logs.text import Number, read_table
 
 MICROS_PER_FEN_CPM = 10
+_PUBLISHED_BASE = 69
 
 _NAMES = ("click", "price", "predicted_ctr", "exchange")
 _RULES = (
@@ -29,6 +31,34 @@ _RULES = (
     Number("predicted_ctr", high=1),
     Number("exchange", whole=True, high=2**31 - 1),
 )
+
+
+def _flat(predicted_ctr: Float64, _: float) -> Float64:
+    """1 for all."""
+    return np.ones_like(predicted_ctr)
+
+
+def _predicted_ctr(predicted_ctr: Float64, mean: float) -> Float64:
+    """Predicted CTR over the mean of the log; 1 for all where that is 0."""
+    return predicted_ctr / mean if mean > 0 else _flat(predicted_ctr, mean)
+
+
+def _published_linear(predicted_ctr: Float64, mean: float) -> Float64:
+    """The same in the steps of the published linear bidder, ⌊69 · predicted CTR / mean⌋ / 69.
+
+    That bidder (Zhang et al., WSDM 2016) bids whole fen per 1,000 impressions, 69 at the mean.
+    """
+    if mean <= 0:
+        return _flat(predicted_ctr, mean)
+    return np.floor(_PUBLISHED_BASE * predicted_ctr / mean) / _PUBLISHED_BASE
+
+
+VALUES: dict[str, Callable[[Float64, float], Float64]] = {
+    "predicted_ctr": _predicted_ctr,
+    "published_linear": _published_linear,
+    "flat": _flat,
+}
+"""From predicted CTRs and their mean to relative values, by the name a configuration gives them."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +82,15 @@ class AuctionLog:
     ) -> Opportunities:
         """The rows as opportunities of one campaign, on the synthetic clock.
 
-        An opportunity's relative value is its predicted CTR over the mean of the log, or 1 where `value` is `"flat"`.
+        `value` says what an opportunity is worth relative to the reference, as `VALUES` explains.
         """
-        if value not in ("predicted_ctr", "flat"):
-            raise ValueError(f"value (={value!r}) must be 'predicted_ctr' or 'flat'")
+        if value not in VALUES:
+            raise ValueError(f"value (={value!r}) must be one of {', '.join(VALUES)}")
         place = campaigns.index(campaign)
         n = len(self)
         rows = np.arange(n)
         tick, index = rows // rows_per_tick, rows % rows_per_tick
         in_tick = np.minimum(rows_per_tick, n - tick * rows_per_tick)
-        mean = self.predicted_ctr.mean()
-        relative = self.predicted_ctr / mean if value == "predicted_ctr" and mean > 0 else np.ones(n)
         nothing = np.zeros(n, dtype=np.int64)
         return Opportunities(
             market=np.full(n, campaigns.market[place], dtype=np.int32),
@@ -71,7 +99,7 @@ class AuctionLog:
             tick=tick.astype(np.int32),
             index=index.astype(np.int32),
             event_time=grid.start_us + tick * grid.tick_us + (index + 1) * grid.tick_us // (in_tick + 1),
-            value=relative,
+            value=VALUES[value](self.predicted_ctr, float(self.predicted_ctr.mean())),
             predicted_ctr=self.predicted_ctr,
             price_micros=self.price_micros,
             price_status=np.full(n, Status.KNOWN, dtype=np.uint8),
