@@ -120,12 +120,13 @@ class EcpcPid:
 class PublishedEcpcBidder:
     """The same controller as published, for an unguarded evaluation (`sim.unguarded.Bidder`).
 
-    It bids base · value · exp(phi) and never less than a minimum; before its first view it bids the same flat amount
-    for everything. The published value of an opportunity is that of `value: published_linear` in an auction log.
+    It bids base · value · exp(phi) and never less than a minimum; before its first view it bids one flat amount for
+    everything (None: as later, with phi = 0). The published value of an opportunity is the one that an auction log's
+    `value: published_linear` gives it.
     """
 
     controller: EcpcPid
-    first_bid_micros: float = 10_000.0
+    first_bid_micros: float | None = 10_000.0
     least_bid_micros: float = 50.0
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> Course:
@@ -134,7 +135,9 @@ class PublishedEcpcBidder:
 
     def bid(self, asked: Asked, memory: Course) -> Float64:
         """An unrounded bid per row, micros."""
-        linear = np.maximum(self.controller.bid(memory)[asked.campaign] * asked.value, self.least_bid_micros)
+        linear: Float64 = np.maximum(self.controller.bid(memory)[asked.campaign] * asked.value, self.least_bid_micros)
+        if self.first_bid_micros is None:
+            return linear
         return np.where(np.isnan(memory.ecpc)[asked.campaign], self.first_bid_micros, linear)
 
     def learn(self, lifetime: Int64, memory: Course) -> Course:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
+from agents.ecpc import EcpcPid
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
@@ -267,6 +268,20 @@ def _policy(spec: settings.PolicySpec, limits: Limits, members: Int64) -> Policy
             return PacingPI(_gains(spec.gains), spec.traffic.amplitude, spec.traffic.peak_hour, band)
         case settings.DailyBudgets():
             return DailyBudgets(spec.max_change, _band(limits, members, Knob.BUDGET))
+        case settings.EcpcPid():
+            return _ecpc_pid(spec, _band(limits, members, Knob.BID))
+
+
+def _ecpc_pid(spec: settings.EcpcPid, band: Band) -> EcpcPid:
+    return EcpcPid(
+        reference_micros=spec.reference_ecpc_micros,
+        base_bid_micros=spec.base_bid_micros,
+        kp=spec.gains.kp,
+        ki=spec.gains.ki,
+        kd=spec.gains.kd,
+        clip=spec.clip,
+        band=band,
+    )
 
 
 def _gains(spec: settings.Gains) -> Gains:

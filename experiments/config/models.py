@@ -57,7 +57,7 @@ class AuctionLog(Model):
     rows_per_tick: Annotated[int, Field(ge=1, le=10**9)]
     win_rule: Literal[">", ">="]
     logged_bid_micros: PositiveMicros
-    value: Literal["predicted_ctr", "flat"]
+    value: Literal["predicted_ctr", "published_linear", "flat"]
     max_reject_share: Ratio = 0.01
 
 

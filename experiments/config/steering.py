@@ -6,9 +6,20 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from agents import classic
+from agents import classic, ecpc
 from engine.messages import CommandKind
-from experiments.config.values import Band, Change, Chosen, Day, Micros, Ratio, Text, TimeOfDay, band
+from experiments.config.values import (
+    Band,
+    Change,
+    Chosen,
+    Day,
+    Micros,
+    PositiveMicros,
+    Ratio,
+    Text,
+    TimeOfDay,
+    band,
+)
 from experiments.config.world import Model, Traffic
 
 KnobName: TypeAlias = Literal["bid", "budget", "weights", "paused"]
@@ -53,7 +64,28 @@ class DailyBudgets(Model):
     max_change: Ratio = 0.2
 
 
-PolicySpec: TypeAlias = Annotated[Constant | EvenPi | TrafficAwarePi | DailyBudgets, Field(discriminator="policy")]
+class PidGains(Model):
+    """Gains of the eCPC controller per micro of eCPC, as `agents.ecpc.EcpcPid` explains them."""
+
+    kp: Annotated[float, Field(ge=0, le=1)] = ecpc.EcpcPid.kp
+    ki: Annotated[float, Field(ge=0, le=1)] = ecpc.EcpcPid.ki
+    kd: Annotated[float, Field(ge=0, le=1)] = ecpc.EcpcPid.kd
+
+
+class EcpcPid(Model):
+    """Holds the cost of a click so far at a reference by moving bids; `clip` bounds log (bid / base bid)."""
+
+    policy: Literal["ecpc_pid"]
+    campaigns: Chosen
+    reference_ecpc_micros: PositiveMicros
+    base_bid_micros: PositiveMicros
+    gains: PidGains = PidGains()
+    clip: tuple[Annotated[float, Field(ge=-20, le=0)], Annotated[float, Field(ge=0, le=20)]] = ecpc.EcpcPid.clip
+
+
+PolicySpec: TypeAlias = Annotated[
+    Constant | EvenPi | TrafficAwarePi | DailyBudgets | EcpcPid, Field(discriminator="policy")
+]
 
 
 class Mandate(Model):
