@@ -1,0 +1,97 @@
+"""Fixtures that more than one room needs: small finished runs, and every runner that carries plans out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.runtime.local import LocalRunner
+from experiments import api
+from experiments.api import Run, Runner
+from tests.scenarios import AUCTIONS, BINS, SIMULATION, config, write_auctions, write_bins
+
+
+def _ray(shards: int, campaigns_per_actor: int | None = None) -> Runner:
+    from engine.runtime.actors import RayRunner  # noqa: PLC0415 - only tests marked ray import it
+
+    return RayRunner(shards, campaigns_per_actor)
+
+
+EVERY_JOB = ("simulated", "simulated, a decision every 5 ticks", "recorded", "factual", "auctions")
+RUNNERS: dict[
+    str, tuple[Callable[[], Runner], tuple[str, ...]]
+] = {  # Ray takes seconds to start: each job where it tells
+    "local": (LocalRunner, EVERY_JOB),
+    "local-3-shards": (lambda: LocalRunner(3), EVERY_JOB),
+    "ray-1-shard": (lambda: _ray(1), ("simulated",)),
+    "ray-2-shards": (lambda: _ray(2), ("simulated", "simulated, a decision every 5 ticks", "recorded")),
+    "ray-an-actor-each": (lambda: _ray(2, 1), ("simulated", "factual", "recorded")),
+}
+
+
+class Stage:
+    """Carries out each job once and keeps what came of it: starting Ray takes seconds."""
+
+    def __init__(self, folder: Path, runner: Callable[[], Runner], jobs: tuple[str, ...]) -> None:
+        self.jobs = jobs
+        self._folder = folder
+        self._runner = runner
+        self.run = cache(self._run)
+
+    def _run(self, job: str) -> Run:
+        return JOBS[job](self._folder, self._folder / job, self._runner())
+
+
+def _simulated(_: Path, out: Path, runner: Runner, **changes: Any) -> Run:
+    return api.simulate(config(SIMULATION, **changes), out=out, runner=runner)
+
+
+def _recorded(folder: Path, out: Path, runner: Runner) -> Run:
+    """The replay of what one and the same local run recorded."""
+    source = folder / "recorded-source"
+    if not source.exists():
+        api.simulate(config(), out=source)
+    return api.replay(config(), source / "opportunities", out=out, runner=runner)
+
+
+def _factual(folder: Path, out: Path, runner: Runner) -> Run:
+    return api.replay(config(BINS), write_bins(folder / "bins.csv"), out=out, runner=runner)
+
+
+def _auctions(folder: Path, out: Path, runner: Runner) -> Run:
+    return api.replay(config(AUCTIONS), write_auctions(folder / "auctions.txt"), out=out, runner=runner)
+
+
+JOBS: dict[str, Callable[[Path, Path, Runner], Run]] = {
+    "simulated": _simulated,
+    "simulated, a decision every 5 ticks": lambda *of: _simulated(*of, decision_every=5),
+    "recorded": _recorded,
+    "factual": _factual,
+    "auctions": _auctions,
+}
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """The local runner's stage, which the others are held against."""
+    return Stage(tmp_path_factory.mktemp("reference"), *RUNNERS["local"])
+
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=[pytest.mark.ray] if name.startswith("ray") else []) for name in RUNNERS],
+)
+def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """A stage on every runner in turn."""
+    return Stage(tmp_path_factory.mktemp("runner"), *RUNNERS[request.param])
+
+
+@pytest.fixture
+def finished(reference: Stage, tmp_path: Path) -> Path:
+    """A copy of a small finished simulation's folder, to be spoilt at will."""
+    return Path(shutil.copytree(reference.run("simulated").folder, tmp_path / "run"))

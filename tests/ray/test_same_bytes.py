@@ -1,0 +1,71 @@
+"""Law 1, same seed, same bytes: the same whole outcomes on every runner (`runner` goes through them all)."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from engine.runtime.store import LEDGER, read_ledger
+from experiments import api
+from tests.conftest import EVERY_JOB, Stage
+from tests.scenarios import TICKS, config
+
+
+def test_every_runner_tells_the_same_to_the_byte(runner: Stage, reference: Stage) -> None:
+    for job in runner.jobs:
+        here, there = runner.run(job), reference.run(job)
+        assert here.digests == there.digests, job
+        assert here.totals == there.totals, job
+        assert list(read_ledger(here.folder / LEDGER)) == list(read_ledger(there.folder / LEDGER)), job
+        assert_frame_equal(here.actions, there.actions)
+        assert_frame_equal(here.metrics, there.metrics)
+        assert_frame_equal(here.summary, there.summary)
+        told = {name: value for name, value in here.info.items() if name not in ("seconds", "auctions_per_second")}
+        assert told == {name: there.info[name] for name in told}, job
+
+
+def test_recorded_events_and_opportunities_are_the_same_files_of_rows(runner: Stage, reference: Stage) -> None:
+    for name in ("events", "opportunities"):
+        here, there = (pd.read_parquet(stage.run("simulated").folder / name) for stage in (runner, reference))
+        assert len(here) > 1_000
+        assert_frame_equal(here, there)
+
+
+def test_every_runner_audits_as_valid(runner: Stage) -> None:
+    for job in runner.jobs:
+        run = runner.run(job)
+        found = api.audit(run.folder)
+        assert (found["valid"], found["first_bad"]) == (True, None)
+        assert found["applied"] == run.info["actions"]["applied"]
+        assert found["rollbacks"] == run.info["actions"]["rolled_back"]
+        assert found["max_relative_step"] <= 0.25
+
+
+def test_the_script_had_its_say(runner: Stage) -> None:
+    for job, every in zip(EVERY_JOB[:2], (1, 5), strict=True):
+        if job not in runner.jobs:
+            continue
+        run = runner.run(job)
+        people = run.actions[run.actions.proposer.isin(["sam", "dana"])]
+        told = people[["tick", "campaign", "knob", "outcome", "source"]].drop_duplicates().to_numpy().tolist()
+        assert told == [
+            [4, "search-a", "weights", "needs_approval", "script"],
+            [9, "search-a", "weights", "applied", "script"],
+            [14, "display-a", "bid", "refused", "script"],
+            [14, "social-b", "weights", "needs_approval", "script"],
+            [24, "search-a", "weights", "applied", "rollback"],
+            [34, "social-a", "budget", "applied", "person"],
+            [49, "social-b", "paused", "applied", "person"],
+            [54, "social-b", "paused", "applied", "person"],
+        ]
+        assert set((run.actions.tick + 1) % every) == {0}
+        assert len(run.metrics) == 5 * TICKS
+
+
+def test_another_seed_is_another_run(runner: Stage, reference: Stage, tmp_path_factory: pytest.TempPathFactory) -> None:
+    first = runner.run("simulated")
+    other = api.simulate(config(), seed=12, out=tmp_path_factory.mktemp("seed") / "run")
+    assert other.info["seed"] == 12
+    assert {first.digests["metrics"], first.digests["ledger"]}.isdisjoint(other.digests.values())
+    assert first.digests["metrics"] != reference.run("simulated, a decision every 5 ticks").digests["metrics"]
