@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ import pandas as pd
 
 from engine.errors import BadInput
 from engine.events import COUNTS
-from engine.ledger import Fold, LedgerError, verify
+from engine.ledger import Fold, LedgerError, Record, verify
 from engine.metrics import ScoreTargets, metrics
 from engine.runtime.local import LocalRunner, Outcome, Progress
 from engine.runtime.plan import Plan
@@ -215,19 +216,18 @@ def audit(folder: Path | str) -> dict[str, Any]:
 
     `first_bad` is the first record that was changed after it was written; what follows it is not counted.
     """
+    recorded = open_run(folder).info.get("digests")  # none in a run that was interrupted
     ledger = Path(folder) / LEDGER
-    folded = Fold()
-    first_bad, why = None, None
+    first_bad, why = _first_bad(ledger)
+    folded, head = Fold(), ""
     try:
-        first_bad = verify(read_ledger(ledger))
-        for record in read_ledger(ledger):
-            if record.sequence == first_bad:
-                break
+        for record in islice(read_ledger(ledger), first_bad):
             folded.update(record)
+            head = record.digest.hex()
     except LedgerError as error:
-        first_bad, why = folded.records if first_bad is None else first_bad, str(error)
-    recorded = json.loads((Path(folder) / "run.json").read_text()).get("digests") if first_bad is None else None
-    if recorded and recorded["ledger"] != _head(ledger):
+        if first_bad is None:
+            first_bad, why = folded.records, str(error)
+    if first_bad is None and recorded and recorded["ledger"] != head:
         first_bad, why = folded.records, "records are missing at the end"
     return {
         "valid": first_bad is None,
@@ -239,11 +239,20 @@ def audit(folder: Path | str) -> dict[str, Any]:
     } | ({"why": why} if why else {})
 
 
-def _head(ledger: Path) -> str:
-    head = ""
-    for record in read_ledger(ledger):
-        head = record.digest.hex()
-    return head
+def _first_bad(ledger: Path) -> tuple[int | None, str | None]:
+    """The first record that does not follow those before it; where one cannot even be read, why."""
+    read = 0
+
+    def counted() -> Iterator[Record]:
+        nonlocal read
+        for record in read_ledger(ledger):
+            yield record
+            read += 1
+
+    try:
+        return verify(counted()), None
+    except LedgerError as error:
+        return read, str(error)
 
 
 def _carry_out(
