@@ -111,19 +111,20 @@ def read_ledger(path: str | os.PathLike[str]) -> Iterator[Record]:
 
 
 def _record(row: tuple[Any, ...], position: int) -> Record:
+    """A row as a record; SQLite keeps any type in any column, and another type than ours is another ledger."""
     sequence, kind, tick, body, digest = row
-    try:
-        return Record(int(sequence), RecordKind(kind), int(tick), bytes(body), bytes(digest))
-    except (ValueError, TypeError):
-        raise LedgerError(f"record {position} of the ledger is not one (kind {kind!r}): it was changed") from None
+    if [type(value) for value in row] != [int, str, int, bytes, bytes] or kind not in list(RecordKind):
+        raise LedgerError(f"record {position} of the ledger is not one (kind {kind!r}): it was changed")
+    return Record(sequence, RecordKind(kind), tick, body, digest)
 
 
-def _checked(path: str | os.PathLike[str]) -> Record:
-    """The last record of a ledger whose chain holds."""
+def _checked(path: str | os.PathLike[str]) -> Record | None:
+    """The last record of a ledger whose chain holds; None of an empty one."""
     bad = verify(read_ledger(path))
     if bad is not None:
         raise LedgerError(f"record {bad} of the ledger was changed after it was written: it is open for reading only")
-    return deque(read_ledger(path), maxlen=1)[-1]
+    last = deque(read_ledger(path), maxlen=1)
+    return last[0] if last else None
 
 
 def _connect(path: str | os.PathLike[str]) -> sqlite3.Connection:
