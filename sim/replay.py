@@ -141,6 +141,15 @@ class AuctionReplay:
         auctions = int(self._auctions_before[stop] - self._auctions_before[start])
         return Batch(TickCounts(from_tick, counts), Events.empty(), Opportunities.empty(), auctions)
 
+    def state(self) -> tuple[Int64, Int64]:
+        """What was charged in the period, and the conversions still to come."""
+        return self._charged.copy(), self._pending
+
+    def restore(self, state: tuple[Int64, Int64]) -> None:
+        """Go back to a state."""
+        charged, self._pending = state
+        self._charged = charged.copy()
+
     def _book_conversions(self, rows: Int64, from_tick: int, counts: Int64) -> None:
         converted = (self._conversion_time[rows], self.rows.cell[rows], self._conversion_value[rows])
         waiting = np.concatenate((self._pending, np.stack(converted, axis=1).astype(np.int64)))
@@ -294,3 +303,9 @@ class IntervalReplay:
         ):
             np.add.at(counts[:, :, count], at, column)
         return Batch(TickCounts(from_tick, counts), Events.empty(), Opportunities.empty())
+
+    def state(self) -> None:
+        """A log has none."""
+
+    def restore(self, state: None) -> None:
+        """Nothing to go back to."""

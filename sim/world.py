@@ -128,6 +128,15 @@ class World:
             int(markets.auctions.sum()),
         )
 
+    def state(self) -> tuple[Int64, Int64]:
+        """What each campaign has been charged in its budget period, and the conversions still to come."""
+        return self._charged.copy(), self._pending.copy()
+
+    def restore(self, state: tuple[Int64, Int64]) -> None:
+        """Go back to a state: what follows is then as it was, or would have been."""
+        charged, pending = state
+        self._charged, self._pending = charged.copy(), pending.copy()
+
     def _columns(self) -> Markets:
         """What stays as it is over the run; price level and auctions are for a span to fill in."""
         seat = np.argsort(self._set.market, kind="stable").astype(np.int64)

@@ -79,6 +79,19 @@ def test_a_market_is_not_split() -> None:
         factory(np.array([0, 2]))
 
 
+def test_a_state_is_where_a_world_can_go_on_from() -> None:
+    factory, controls = world_of(CAMPAIGNS, MARKETS, record="events")
+    world, other = factory(everyone(factory)), factory(everyone(factory))
+    run(world, controls, (0, 20))
+    state = pickle.loads(pickle.dumps(world.state()))  # noqa: S301 - our own bytes
+    after = run(world, controls, (20, 48))
+    for resumed in (world, other):
+        resumed.restore(state)
+        again = run(resumed, controls, (20, 30, 48))
+        assert np.array_equal(again.counts.values, after.counts.values)
+        assert same(again.events, after.events)
+
+
 def test_recording_changes_no_draw() -> None:
     outcomes = [
         run(factory(everyone(factory)), controls, WHOLE).counts.values
