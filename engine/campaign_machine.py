@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from dataclasses import dataclass, replace
+from typing import Any, Self, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,25 @@ from engine.policy import View
 from engine.units import Int64, TickGrid
 
 
+@dataclass(frozen=True)
+class CampaignState:
+    """Everything a `CampaignMachine` knows between two messages; with it a machine goes on where another stopped."""
+
+    controls: ControlState
+    next_tick: int
+    day: int
+    recent: Tally
+    period: Tally
+    lifetime: Tally
+    answer: Answered
+
+    @classmethod
+    def initial(cls, controls: ControlState) -> Self:
+        """Before the first message."""
+        zero = Tally.zero(len(controls.paused))
+        return cls(controls, 0, 0, zero, zero, zero, Answered(-1, np.empty(0, dtype=np.uint8)))
+
+
 class CampaignMachine:
     """Holds n campaigns: applies what the guard approved, counts what the world emitted, publishes what is known.
 
@@ -25,34 +45,25 @@ class CampaignMachine:
         The campaigns of this machine, a selection of the run's.
     members:
         int64[n], their ascending positions in the run's set, by which approved rows name them.
-    controls:
-        The controls they start with.
+    state:
+        Where they start, or where another machine left them.
     factual:
         Outcomes are as logged whatever the controls say: approved rows are answered as recorded and not applied.
     """
 
     def __init__(
-        self, campaigns: CampaignSet, members: Int64, controls: ControlState, grid: TickGrid, *, factual: bool
+        self, campaigns: CampaignSet, members: Int64, state: CampaignState, grid: TickGrid, *, factual: bool
     ) -> None:
         self._campaigns = campaigns
         self._members = members
-        self._controls = controls
+        self._state = state
         self._grid = grid
         self._factual = factual
-        self._next_tick = 0
-        self._day = 0
-        self._recent = self._period = self._lifetime = Tally.zero(len(campaigns))
-        self._answer = Answered(-1, np.empty(0, dtype=np.uint8))
 
     @property
-    def controls(self) -> ControlState:
-        """The controls in force; they are replaced, never changed in place."""
-        return self._controls
-
-    @property
-    def lifetime(self) -> Tally:
-        """Everything counted since the run began."""
-        return self._lifetime
+    def state(self) -> CampaignState:
+        """What it knows now; it is replaced, never changed in place."""
+        return self._state
 
     def handle(self, message: CampaignMessage) -> list[CampaignInstruction]:
         """Take one message; the same message delivered again has no further effect."""
@@ -68,49 +79,54 @@ class CampaignMachine:
                 assert_never(message)
 
     def _count(self, counts: TickCounts) -> None:
-        end = counts.first_tick + counts.ticks
-        if end <= self._next_tick:
+        state, end = self._state, counts.first_tick + counts.ticks
+        if end <= state.next_tick:
             return
-        if counts.first_tick != self._next_tick:
-            raise ValueError(f"ticks [{counts.first_tick}, {end}) arrived where tick {self._next_tick} was due")
+        if counts.first_tick != state.next_tick:
+            raise ValueError(f"ticks [{counts.first_tick}, {end}) arrived where tick {state.next_tick} was due")
         by_campaign = counts.of_campaigns(self._campaigns.cell_start)
         total = by_campaign.sum(axis=0)
-        self._recent = self._recent.update(total)
-        self._lifetime = self._lifetime.update(total)
-        self._period = self._in_period(by_campaign, total, end)
-        self._next_tick = end
+        day, period = self._in_period(by_campaign, total, self._grid.day[state.next_tick : end])
+        self._state = replace(
+            state,
+            next_tick=end,
+            day=day,
+            recent=state.recent.update(total),
+            period=period,
+            lifetime=state.lifetime.update(total),
+        )
 
-    def _in_period(self, by_campaign: Int64, total: Int64, end: int) -> Tally:
-        """Counts of the budget period that holds the last of the new ticks: the local day, or the flight."""
-        days = self._grid.day[self._next_tick : end]
-        last = int(days[-1])
-        if last == self._day:
-            return self._period.update(total)
-        self._day = last
+    def _in_period(self, by_campaign: Int64, total: Int64, days: Int64) -> tuple[int, Tally]:
+        """The last of the new ticks' days, and the counts of its budget period: the day, or the flight."""
+        state, last = self._state, int(days[-1])
+        if last == state.day:
+            return last, state.period.update(total)
         today = by_campaign[days == last].sum(axis=0)
         daily = (self._campaigns.period == Period.DAY)[:, np.newaxis]
-        return Tally(np.where(daily, today, self._lifetime.get()))
+        return last, Tally(np.where(daily, today, state.lifetime.update(total).get()))
 
     def _apply(self, approved: Approved) -> Answered:
         rows = approved.of(self._members)
         if not len(rows):
             return Answered(-1, np.empty(0, dtype=np.uint8))
-        if rows.rows.round == self._answer.round:
-            return self._answer
-        if rows.rows.round < self._answer.round:
-            raise ValueError(f"round {rows.rows.round} arrived after round {self._answer.round} was applied")
-        self._answer = Answered(rows.rows.round, self._results(rows))
-        return self._answer
+        last = self._state.answer
+        if rows.rows.round == last.round:
+            return last
+        if rows.rows.round < last.round:
+            raise ValueError(f"round {rows.rows.round} arrived after round {last.round} was applied")
+        controls, results = self._in_force(rows)
+        answer = Answered(rows.rows.round, results)
+        self._state = replace(self._state, controls=controls, answer=answer)
+        return answer
 
-    def _results(self, approved: Approved) -> NDArray[Any]:
+    def _in_force(self, approved: Approved) -> tuple[ControlState, NDArray[Any]]:
         if self._factual:
-            return np.full(len(approved), Result.RECORDED, dtype=np.uint8)
-        self._controls, results = apply(self._campaigns.cell_start, self._controls, approved)
-        return results
+            return self._state.controls, np.full(len(approved), Result.RECORDED, dtype=np.uint8)
+        return apply(self._campaigns.cell_start, self._state.controls, approved)
 
     def _publish(self, tick: int) -> View:
-        if tick != self._next_tick - 1:
-            raise ValueError(f"a view at tick {tick} was asked for, and tick {self._next_tick - 1} closed last")
-        view = View(tick, self._controls, self._recent.get(), self._period.get(), self._lifetime.get())
-        self._recent = Tally.zero(len(self._campaigns))
-        return view
+        state = self._state
+        if tick != state.next_tick - 1:
+            raise ValueError(f"a view at tick {tick} was asked for, and tick {state.next_tick - 1} closed last")
+        self._state = replace(state, recent=Tally.zero(len(self._campaigns)))
+        return View(tick, state.controls, state.recent.get(), state.period.get(), state.lifetime.get())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -86,6 +87,31 @@ class Command:
     knob: Knob
     values: tuple[int, ...] = ()
     action: int | None = None
+
+    def told(self) -> dict[str, Any]:
+        """The command as the ledger holds it."""
+        return {
+            "id": self.id,
+            "kind": self.kind.value,
+            "by": self.by,
+            "campaign": self.campaign,
+            "knob": int(self.knob),
+            "values": list(self.values),
+            "action": self.action,
+        }
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        """The command that a ledger's round holds."""
+        return cls(
+            id=told["id"],
+            kind=CommandKind(told["kind"]),
+            by=told["by"],
+            campaign=told["campaign"],
+            knob=Knob(told["knob"]),
+            values=tuple(told["values"]),
+            action=told["action"],
+        )
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ judge everything at once, and remembers what waits for a person. The record is c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.actions import Approved, Knob, Proposals, Result, Source, no_proposals, proposals
+from engine.actions import Approved, Knob, Proposals, Source, no_proposals, proposals
 from engine.campaigns import CampaignSet, ControlState
 from engine.guard import Judgement, Limits, Outcome, check
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
@@ -60,6 +61,18 @@ class _Batch(NamedTuple):
     granted: bool
 
 
+@dataclass(frozen=True)
+class OptimiserState:
+    """What an `OptimiserMachine` knows between two messages, but for the history, which the ledger tells."""
+
+    memories: tuple[Any, ...]
+    sequence: int
+    pending: Mapping[tuple[int, Knob], _Pending]
+    served: frozenset[str]
+    round: Approved
+    undoing: Mapping[tuple[int, Knob], int]
+
+
 class OptimiserMachine:
     """Decides for all campaigns of a run.
 
@@ -69,8 +82,10 @@ class OptimiserMachine:
         The policies, asked in this order at every boundary.
     approval_ticks:
         How long a proposal waits for a person before it expires.
-    history_ticks:
-        How far back an applied action can be rolled back.
+    history:
+        What was applied so far, as far back as it can be rolled back.
+    state:
+        Where another machine left; None before the first message.
     """
 
     def __init__(
@@ -81,19 +96,40 @@ class OptimiserMachine:
         assignments: tuple[Assignment, ...],
         *,
         approval_ticks: int,
-        history_ticks: int,
+        history: History,
+        state: OptimiserState | None = None,
     ) -> None:
         self._campaigns = campaigns
         self._limits = limits
         self._assignments = assignments
-        self._memories = [each.policy.start(campaigns.select(each.members), grid) for each in assignments]
         self._approval_ticks = approval_ticks
-        self._history = History(history_ticks)
-        self._sequence = 0
-        self._pending: dict[tuple[int, Knob], _Pending] = {}
-        self._served: set[str] = set()
-        self._round = Approved.nothing()
-        self._undoing: dict[tuple[int, Knob], int] = {}
+        self._history = history
+        if state is None:
+            memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
+            state = OptimiserState(memories, 0, {}, frozenset(), Approved.nothing(), {})
+        self._memories = list(state.memories)
+        self._sequence = state.sequence
+        self._pending = dict(state.pending)
+        self._served = set(state.served)
+        self._round = state.round
+        self._undoing = dict(state.undoing)
+
+    @property
+    def state(self) -> OptimiserState:
+        """What it knows now; nothing in it changes later."""
+        return OptimiserState(
+            memories=tuple(self._memories),
+            sequence=self._sequence,
+            pending=dict(self._pending),
+            served=frozenset(self._served),
+            round=self._round,
+            undoing=dict(self._undoing),
+        )
+
+    @property
+    def sequence(self) -> int:
+        """Ledger sequence of the next record."""
+        return self._sequence
 
     def handle(self, message: OptimiserMessage) -> list[OptimiserInstruction]:
         """Take one message; its instructions are to be carried out in order."""
@@ -129,22 +165,17 @@ class OptimiserMachine:
         rows = self._round.rows
         if len(results) != len(rows):
             raise ValueError(f"{len(results)} results arrived for the {len(rows)} rows of round {rows.round}")
-        applied = rows.take(results == Result.APPLIED)
-        self._history.record(tick, applied)
-        for position in np.flatnonzero(applied.source == Source.ROLLBACK):
-            undone = self._undoing.get((int(applied.campaign[position]), Knob(applied.knob[position])))
-            if undone is not None:
-                self._history.mark_undone(undone, tick)
+        self._history.take(tick, rows, results, self._undoing)
         self._round = Approved.nothing()
         self._undoing = {}
 
     # --- people ---
 
-    def _serve(self, view: View, commands: tuple[Command, ...]) -> tuple[list[_Batch], list[list[Any]]]:
+    def _serve(self, view: View, commands: tuple[Command, ...]) -> tuple[list[_Batch], list[dict[str, Any]]]:
         """Turn commands into rows, and answer each; a command that was served before is not served again."""
         self._forget_expired(view.tick)
         batches: list[_Batch] = []
-        answers: list[list[Any]] = []
+        answers: list[dict[str, Any]] = []
         for command in sorted(commands, key=lambda each: (_ORDER.index(each.kind), each.id)):
             if command.id in self._served:
                 continue
@@ -153,7 +184,9 @@ class OptimiserMachine:
             if isinstance(answer, _Batch):
                 batches.append(answer)
                 answer = "judged"
-            answers.append([command.id, command.kind.value, command.by, command.campaign, int(command.knob), answer])
+            key = command.campaign, command.knob
+            undoes = self._undoing.get(key) if command.kind is CommandKind.ROLLBACK else None
+            answers.append(command.told() | {"answer": answer, "undoes": undoes})
         return batches, answers
 
     def _serve_one(self, view: View, command: Command) -> _Batch | str:

@@ -99,3 +99,11 @@ class EventSource(Protocol):
     def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
         """Emit the ticks [from_tick, to_tick) under the given controls; ticks are asked for in order, once."""
         ...
+
+    def state(self) -> Any:
+        """The physical state between two calls, picklable: what was charged in the period, what is still to come."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Go back to a state; what follows is then as it was, or would have been."""
+        ...

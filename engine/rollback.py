@@ -8,15 +8,18 @@ served here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from itertools import takewhile
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from engine.actions import Actions, Knob, Proposals, Source, proposals
+from engine.actions import Actions, Knob, Proposals, Result, Source, proposals
 from engine.campaigns import ControlState
+from engine.ledger import Record, RecordKind, decode_round
 from engine.units import Int64
 
 
@@ -59,6 +62,33 @@ class History:
         while self._rounds and self._rounds[0][0] < tick - self._ticks:
             self._rounds.popleft()
         self._undone = {action: at for action, at in self._undone.items() if at >= tick - self._ticks}
+
+    @classmethod
+    def told_by(cls, records: Iterable[Record], ticks: int) -> Self:
+        """The history that a ledger's records tell, from its opening or from `ticks` before its end."""
+        history = cls(ticks)
+        intents: Actions | None = None
+        undoing: dict[tuple[int, Knob], int] = {}
+        for record in records:
+            if record.kind is RecordKind.OPENING:
+                continue
+            told = decode_round(record)
+            if intents is not None:
+                history.take(record.tick, intents, told.results, undoing)
+            if record.kind is RecordKind.ROUND:
+                intents = told.intents(record.sequence)
+                undone = [command for command in told.header["commands"] if command["undoes"] is not None]
+                undoing = {(command["campaign"], Knob(command["knob"])): command["undoes"] for command in undone}
+        return history
+
+    def take(self, tick: int, rows: Actions, results: NDArray[Any], undoing: Mapping[tuple[int, Knob], int]) -> None:
+        """Take in what became of a round; `undoing` names the action that a rollback of a (campaign, knob) undoes."""
+        applied = rows.take(results == Result.APPLIED)
+        self.record(tick, applied)
+        for position in np.flatnonzero(applied.source == Source.ROLLBACK):
+            undone = undoing.get((int(applied.campaign[position]), Knob(applied.knob[position])))
+            if undone is not None:
+                self.mark_undone(undone, tick)
 
     def mark_undone(self, action: int, tick: int) -> None:
         """Remember that an action was rolled back, so that it is not done twice."""

@@ -7,6 +7,7 @@ the driver holds no decision up; a span's counts travel in columns, never event 
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,39 +20,40 @@ import numpy as np
 from engine.actions import Knob
 from engine.messages import Command, CommandKind
 from engine.metrics import Metric, metrics
+from engine.runtime.checkpoints import EVERY
 from engine.runtime.hosts import CampaignHost, OptimiserHost, ShardHost, SourceHost
-from engine.runtime.local import Outcome, Watcher, drive
+from engine.runtime.local import LostError, Outcome, Watcher, carry_out
 from engine.runtime.plan import Plan, partition
 from engine.runtime.store import LEDGER
-from engine.runtime.tables import Recorder
 from engine.units import Int64
 
 # Ray reads these when it is imported: no usage report is sent, and nothing is printed that a user cannot act on.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 OBJECT_STORE_BYTES = 512 * 1024**2
+PATIENCE_SECONDS = 60.0
+"""How long a lost process may take to come back."""
+PAUSE_SECONDS = 0.02
 
-CampaignShard = ray.remote(num_cpus=0)(ShardHost)
-MarketShard = ray.remote(num_cpus=0)(SourceHost)
-CampaignActor = ray.remote(num_cpus=0)(CampaignHost)
-OptimiserActor = ray.remote(num_cpus=0)(OptimiserHost)
+# A killed process comes back empty, as its constructor leaves it; what it knew comes with the next `restore`.
+_actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+CampaignShard = _actor(ShardHost)
+MarketShard = _actor(SourceHost)
+CampaignActor = _actor(CampaignHost)
+OptimiserActor = _actor(OptimiserHost)
 
 
 @contextmanager
-def ray_session() -> Iterator[str]:
-    """A Ray of our own on this machine, with a fresh namespace; gone, with all its processes, when the block ends."""
+def ray_session(address: str = "local") -> Iterator[str]:
+    """Ray with a fresh namespace: of our own on this machine, gone with all its processes when the block ends; or of a
+    running cluster, which only our actors leave.
+    """  # noqa: D205 - one sentence
     namespace = f"bidtwin-{uuid.uuid4().hex[:12]}"
-    ray.init(
-        address="local",
-        namespace=namespace,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
+    ours = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
+    ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR", **ours)
     try:
         yield namespace
     finally:
@@ -107,23 +109,33 @@ class RayRunner:
     campaigns_per_actor:
         None keeps campaigns in the process that feeds them. A number puts at most so many into an actor of their own:
         with 1, every campaign is a Ray actor, fed through the object store.
+    address:
+        "local" starts a Ray for the run; else that of a running cluster, whose nodes share the run folder.
+    checkpoint_every:
+        Spans between two checkpoints.
     """
 
-    def __init__(self, shards: int = 2, campaigns_per_actor: int | None = None) -> None:
+    def __init__(
+        self,
+        shards: int = 2,
+        campaigns_per_actor: int | None = None,
+        address: str = "local",
+        checkpoint_every: int = EVERY,
+    ) -> None:
         self._shards = shards
         self._campaigns_per_actor = campaigns_per_actor
+        self._address = address
+        self._checkpoint_every = checkpoint_every
         self._cast: _RayCast | None = None
 
     def run(self, plan: Plan, folder: Path, watch: Watcher | None = None) -> Outcome:
-        """Carry the plan out, leaving ledger and tables in the folder."""
-        recorder = Recorder(folder, plan.campaigns, plan.grid)
+        """Carry the plan out, or on from where the folder stands, leaving ledger and tables in it."""
         try:
-            with ray_session():
+            with ray_session(self._address):
                 self._cast = self._hire(plan, folder)
-                return drive(plan, self._cast, recorder, watch)
+                return carry_out(plan, self._cast, folder, watch, self._checkpoint_every)
         finally:
             self._cast = None
-            recorder.close()
 
     def handle(self, campaign: str) -> CampaignHandle:
         """A handle to a campaign of the run that is under way (from a watcher, or from another thread)."""
@@ -144,16 +156,38 @@ class _RayCast:
     def __init__(self, plan: Plan, folder: Path, parts: list[Int64]) -> None:
         self._plan = plan
         self._parts = parts
-        shared = ray.put(plan)
-        self.optimiser = OptimiserActor.options(name="optimiser").remote(shared, str(folder.absolute() / LEDGER))
-        self._homes = self._settle(shared)
+        self._shared = ray.put(plan)  # kept: whoever comes back reads it again
+        self.optimiser = OptimiserActor.options(name="optimiser").remote(self._shared, str(folder.absolute() / LEDGER))
+        self._homes = self._settle()
 
-    def _settle(self, plan: Any) -> list[tuple[Int64, Any]]:
+    def _settle(self) -> list[tuple[Int64, Any]]:
         """Create the actors that hold campaigns; who lives where."""
         return [
-            (members, CampaignShard.options(name=f"shard-{place}").remote(plan, members))
+            (members, CampaignShard.options(name=f"shard-{place}").remote(self._shared, members))
             for place, members in enumerate(self._parts)
         ]
+
+    def _everybody(self) -> list[Any]:
+        return [self.optimiser, *(actor for _, actor in self._homes)]
+
+    def restore(self, states: Sequence[bytes] | None) -> None:
+        everybody = self._everybody()
+        orders = dict(enumerate(states or [None] * len(everybody)))
+        until = time.monotonic() + PATIENCE_SECONDS
+        while orders:
+            asked = {place: everybody[place].restore.remote(state) for place, state in orders.items()}
+            for place, answer in asked.items():
+                try:
+                    _get(answer)
+                    del orders[place]
+                except LostError:
+                    if time.monotonic() > until:
+                        raise
+            if orders:
+                time.sleep(PAUSE_SECONDS)
+
+    def states(self) -> list[Any]:
+        return [actor.state.remote() for actor in self._everybody()]
 
     def handle(self, campaign: str) -> CampaignHandle:
         position = self._plan.campaigns.index(campaign)
@@ -187,19 +221,22 @@ class _ApartCast(_RayCast):
         ]
         super().__init__(plan, folder, parts)
 
-    def _settle(self, plan: Any) -> list[tuple[Int64, Any]]:
+    def _settle(self) -> list[tuple[Int64, Any]]:
         self._markets = [
-            MarketShard.options(name=f"market-{place}").remote(plan, members)
+            MarketShard.options(name=f"market-{place}").remote(self._shared, members)
             for place, members in enumerate(self._parts)
         ]
-        factual = _get([market.is_factual.remote() for market in self._markets])
+        factual = _get([market.factual.remote() for market in self._markets])
         homes = []
         for members, groups, of_log in zip(self._parts, self._groups, factual, strict=True):
             for group in groups:
                 mine = members[group]
                 name = f"campaigns-{int(mine[0])}"
-                homes.append((mine, CampaignActor.options(name=name).remote(plan, mine, factual=of_log)))
+                homes.append((mine, CampaignActor.options(name=name).remote(self._shared, mine, factual=of_log)))
         return homes
+
+    def _everybody(self) -> list[Any]:
+        return [*super()._everybody(), *self._markets]
 
     def step(self, approved: Any, from_tick: int, to_tick: int) -> tuple[list[Any], list[Any], list[Any]]:
         approved = approved if isinstance(approved, ray.ObjectRef) else ray.put(approved)
@@ -219,8 +256,12 @@ class _ApartCast(_RayCast):
 
 
 def _get(references: Any) -> Any:
-    """Wait for values; an actor's error is raised as it was there."""
+    """Wait for values; an actor's error is raised as it was there, and a lost process or object as a loss."""
     try:
         return ray.get(references)
     except RayTaskError as error:
+        if isinstance(error.cause, RayError):  # what it was given is lost
+            raise LostError(str(error.cause)) from None
         raise error.cause from None
+    except RayError as error:
+        raise LostError(str(error)) from None

@@ -6,17 +6,20 @@ A `SourceHost` feeds campaigns, a `CampaignHost` holds their machine, a `ShardHo
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import Approved
-from engine.campaign_machine import CampaignMachine
+from engine.campaign_machine import CampaignMachine, CampaignState
 from engine.campaigns import ControlState
 from engine.events import Events, Opportunities, TickCounts
+from engine.ledger import LedgerError, decode_round
 from engine.messages import (
     Advanced,
     Answered,
@@ -25,14 +28,15 @@ from engine.messages import (
     Close,
     Command,
     Commit,
-    Dispatch,
     Open,
+    OptimiserMessage,
     Publish,
     Published,
 )
 from engine.optimiser import OptimiserMachine
 from engine.policy import Batch, View
-from engine.runtime.plan import Plan
+from engine.rollback import History
+from engine.runtime.plan import Moment, Plan
 from engine.runtime.store import LedgerWriter
 from engine.units import Int64
 
@@ -75,38 +79,50 @@ class CampaignHost:
     def __init__(self, plan: Plan, members: Int64, *, factual: bool) -> None:
         self.members = members
         self.campaigns = plan.campaigns.select(members)
-        controls = plan.controls.select(plan.campaigns, members)
-        self._machine = CampaignMachine(self.campaigns, members, controls, plan.grid, factual=factual)
-        self._results = np.empty(0, dtype=np.uint8)
+        self._plan = plan
+        self._factual = factual
+        self.restore(None)
 
-    @property
-    def controls(self) -> ControlState:
-        """The controls in force."""
-        return self._machine.controls
+    def state(self) -> bytes:
+        """What a checkpoint keeps."""
+        return pickle.dumps((self._machine.state, self._results))
+
+    def restore(self, state: bytes | None) -> None:
+        """Go back to a checkpoint; None: to the beginning."""
+        if state is None:
+            begins = CampaignState.initial(self._plan.controls.select(self._plan.campaigns, self.members))
+            self._results = np.empty(0, dtype=np.uint8)
+        else:
+            begins, self._results = pickle.loads(state)  # noqa: S301 - our own bytes, checked by their digest
+        self._machine = CampaignMachine(self.campaigns, self.members, begins, self._plan.grid, factual=self._factual)
 
     def apply(self, approved: Approved) -> ControlState:
         """Put a round's rows in force, keep the answer for the next report, and tell the controls."""
+        tick = self._machine.state.next_tick
+        self._plan.rehearsal(Moment.BEFORE_APPLY, tick)
         answers = self._machine.handle(Apply(approved))
         self._results = np.concatenate([answer.results for answer in answers if isinstance(answer, Answered)])
-        return self._machine.controls
+        self._plan.rehearsal(Moment.AFTER_APPLY, tick)
+        return self._machine.state.controls
 
     def observe(self, counts: TickCounts) -> tuple[Report, Trace]:
         """Count what happened over a span, and publish."""
         self._machine.handle(Advanced(counts))
         (published,) = self._machine.handle(Publish(counts.first_tick + counts.ticks - 1))
         assert isinstance(published, Published)
+        self._plan.rehearsal(Moment.AFTER_SPAN, counts.first_tick)
         return Report(self.members, published.view, self._results), Trace(self.members, self._rows(counts))
 
     def snapshot(self, campaign: int) -> tuple[dict[str, int], Int64]:
         """Controls and lifetime counts of one campaign, by its position in the run."""
         place = int(np.searchsorted(self.members, campaign))
-        controls = self._machine.controls
+        controls = self._machine.state.controls
         steady = (controls.bid, controls.budget, controls.paused)
         known = {name: int(column[place]) for name, column in zip(STEADY, steady, strict=True)}
-        return known, self._machine.lifetime.get()[place]
+        return known, self._machine.state.lifetime.get()[place]
 
     def _rows(self, counts: TickCounts) -> Int64:
-        controls = self._machine.controls
+        controls = self._machine.state.controls
         by_campaign = counts.of_campaigns(self.campaigns.cell_start)
         steady = np.stack([controls.bid, controls.budget, controls.paused.astype(np.int64)], axis=1)
         repeated = np.broadcast_to(steady, (counts.ticks, *steady.shape))
@@ -117,18 +133,25 @@ class SourceHost:
     """The event source of some campaigns."""
 
     def __init__(self, plan: Plan, members: Int64) -> None:
-        self._source = plan.source(members)
+        self._plan = plan
         self._members = members
         self._campaigns = plan.campaigns.select(members)
 
-    @property
+        self.restore(None)
+
     def factual(self) -> bool:
         """Whether outcomes are as logged whatever the controls say."""
         return self._source.factual
 
-    def is_factual(self) -> bool:
-        """The same, as a call."""
-        return self.factual
+    def state(self) -> bytes:
+        """What a checkpoint keeps."""
+        return pickle.dumps(self._source.state())
+
+    def restore(self, state: bytes | None) -> None:
+        """Go back to a checkpoint; None: to the beginning."""
+        self._source = self._plan.source(self._members)
+        if state is not None:
+            self._source.restore(pickle.loads(state))  # noqa: S301 - our own bytes, checked by their digest
 
     def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
         """Emit the ticks [from_tick, to_tick) under the given controls."""
@@ -153,7 +176,17 @@ class ShardHost:
 
     def __init__(self, plan: Plan, members: Int64) -> None:
         self._source = SourceHost(plan, members)
-        self._campaigns = CampaignHost(plan, members, factual=self._source.factual)
+        self._campaigns = CampaignHost(plan, members, factual=self._source.factual())
+
+    def state(self) -> bytes:
+        """What a checkpoint keeps."""
+        return pickle.dumps((self._source.state(), self._campaigns.state()))
+
+    def restore(self, state: bytes | None) -> None:
+        """Go back to a checkpoint; None: to the beginning."""
+        of_source, of_campaigns = pickle.loads(state) if state else (None, None)  # noqa: S301 - as above
+        self._source.restore(of_source)
+        self._campaigns.restore(of_campaigns)
 
     def step(self, approved: Approved, from_tick: int, to_tick: int) -> tuple[Report, Trace, Records]:
         """Apply the last round, live through a span, and report."""
@@ -172,20 +205,41 @@ class OptimiserHost:
 
     def __init__(self, plan: Plan, ledger: str) -> None:
         self._plan = plan
-        self._ledger = LedgerWriter.create(ledger)
+        self._path = ledger
+        self._ledger: LedgerWriter | None = None
+        self._submitted: list[Command] = []
+
+    def state(self) -> bytes:
+        """What a checkpoint keeps."""
+        return pickle.dumps(self._machine.state)
+
+    def restore(self, state: bytes | None) -> None:
+        """Take the ledger up, and go back to a checkpoint; None: to the beginning.
+
+        Rounds that stand in the ledger after that point are decided again and compared, not written.
+        """
+        plan, ledger = self._plan, self._taken_up()
+        begins = pickle.loads(state) if state else None  # noqa: S301 - our own bytes, checked by their digest
+        known = ledger.records(begins.sequence if begins else 0)
         self._machine = OptimiserMachine(
             plan.campaigns,
             plan.grid,
             plan.limits,
             plan.assignments,
             approval_ticks=plan.approval_ticks,
-            history_ticks=plan.history_ticks,
+            history=History.told_by(known, plan.history_ticks),
+            state=begins,
         )
-        self._round = Approved.nothing()
-        self._submitted: list[Command] = []
-        counts = np.zeros((len(plan.campaigns), 0), dtype=np.int64)
-        opening = View(-1, plan.controls, counts, counts, counts)
-        self._carry_out(self._machine.handle(Open(opening, dict(plan.header))))
+        if begins is None:
+            counts = np.zeros((len(plan.campaigns), 0), dtype=np.int64)
+            opening = View(-1, plan.controls, counts, counts, counts)
+            self._carry_out(Open(opening, dict(plan.header)))
+
+    def _taken_up(self) -> LedgerWriter:
+        if self._ledger is None:
+            exists = Path(self._path).exists()
+            self._ledger = LedgerWriter.open(self._path) if exists else LedgerWriter.create(self._path)
+        return self._ledger
 
     def submit(self, command: Command) -> None:
         """Take a command from outside; it is admitted at the next boundary."""
@@ -194,29 +248,54 @@ class OptimiserHost:
     def decide(self, tick: int, *reports: Report) -> Approved:
         """Hold a round at the close of a tick; its record is durable when this returns."""
         view = View.merge(self._plan.campaigns, [(report.members, report.view) for report in reports])
-        commands = (*self._plan.commands.get(tick, ()), *self._submitted)
-        self._submitted = []
-        return self._carry_out(self._machine.handle(Boundary(view, commands, self._results(reports))))
+        return self._carry_out(Boundary(view, self._commands(tick), self._results(reports)))
 
     def close(self, tick: int, header: Mapping[str, Any], *reports: Report) -> str:
         """End the run; the ledger's head is its digest."""
-        self._carry_out(self._machine.handle(Close(tick, self._results(reports), dict(header))))
-        head = self._ledger.head.hex()
-        self._ledger.close()
+        self._carry_out(Close(tick, self._results(reports), dict(header)))
+        ledger = self._taken_up()
+        head = ledger.head.hex()
+        ledger.close()
+        self._ledger = None
         return head
 
-    def _carry_out(self, instructions: Sequence[Commit | Dispatch]) -> Approved:
+    def _commands(self, tick: int) -> tuple[Command, ...]:
+        """Those to admit at this boundary: what its record holds if there is one, else scripted and submitted ones."""
+        ledger, sequence = self._taken_up(), self._machine.sequence
+        if sequence < ledger.count:
+            return tuple(Command.read(told) for told in decode_round(ledger.record(sequence)).header["commands"])
+        commands = (*self._plan.commands.get(tick, ()), *self._submitted)
+        self._submitted = []
+        return commands
+
+    def _carry_out(self, message: OptimiserMessage) -> Approved:
         approved = Approved.nothing()
-        for instruction in instructions:
+        sequence = self._machine.sequence
+        for instruction in self._machine.handle(message):
             if isinstance(instruction, Commit):
-                self._ledger.append(instruction.kind, instruction.tick, instruction.body)
+                self._commit(sequence, instruction)
             else:
-                self._round = approved = instruction.approved
+                approved = instruction.approved
         return approved
+
+    def _commit(self, sequence: int, commit: Commit) -> None:
+        """Write a record ahead of what it allows; one that stands in the ledger already has to be the same."""
+        ledger = self._taken_up()
+        if sequence >= ledger.count:
+            self._plan.rehearsal(Moment.BEFORE_COMMIT, sequence)
+            ledger.append(commit.kind, commit.tick, commit.body)
+            self._plan.rehearsal(Moment.AFTER_COMMIT, sequence)
+            return
+        known = ledger.record(sequence)
+        if (known.kind, known.tick, known.body) != (commit.kind, commit.tick, commit.body):
+            raise LedgerError(
+                f"record {sequence} of the ledger is not what this run decides: "
+                "resume with the configuration, log and program that wrote it"
+            )
 
     def _results(self, reports: Sequence[Report]) -> NDArray[Any]:
         """What became of the last round, in the order of its rows."""
-        campaign = self._round.rows.campaign
+        campaign = self._machine.state.round.rows.campaign
         results = np.zeros(len(campaign), dtype=np.uint8)
         for report in reports:
             results[np.isin(campaign, report.members)] = report.results

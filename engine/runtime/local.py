@@ -6,15 +6,18 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from engine.actions import Approved
+from engine.runtime.checkpoints import EVERY, Checkpoint, Checkpoints
 from engine.runtime.hosts import OptimiserHost, Records, Report, ShardHost, Trace
-from engine.runtime.plan import Plan, partition
+from engine.runtime.plan import Moment, Plan, partition
 from engine.runtime.store import LEDGER
 from engine.runtime.tables import Recorder, Totals
 
 IN_FLIGHT = 4
+LOSSES = 5
+"""How often a run may lose a process without getting any farther before it gives up."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,20 @@ class Outcome:
     totals: Totals
 
 
+class LostError(Exception):
+    """A process that plays in a run is gone; the run goes back to its last checkpoint and on from there."""
+
+
 class Cast(Protocol):
     """Who plays a run: shards and an optimiser, near or far. What it hands out are values, or references to them."""
+
+    def restore(self, states: Sequence[bytes] | None) -> None:
+        """Bring all to a checkpoint, or to the beginning; whoever is gone is there again."""
+        ...
+
+    def states(self) -> list[Any]:
+        """What a checkpoint keeps of everybody, after what was asked of them so far."""
+        ...
 
     def step(self, approved: Any, from_tick: int, to_tick: int) -> tuple[list[Any], list[Any], list[Any]]:
         """All shards apply, live and report: their reports, traces and records."""
@@ -58,34 +73,98 @@ class Cast(Protocol):
         ...
 
 
-def drive(plan: Plan, cast: Cast, recorder: Recorder, watch: Watcher | None = None) -> Outcome:
-    """Carry a plan out: every span is applied, lived through, reported and decided upon, in that order.
+def carry_out(plan: Plan, cast: Cast, folder: Path, watch: Watcher | None = None, every: int = EVERY) -> Outcome:
+    """Carry a plan out to its end, from the folder's last checkpoint if there is one, whoever is lost on the way.
+
+    Losing a process and losing the driver are one case: everybody goes back to the last checkpoint, the rounds that the
+    ledger holds after it are decided again and compared with it, and spans that the tables hold are not taken twice.
+    """
+    checkpoints = Checkpoints(folder, every, plan.rehearsal)
+    recorder = Recorder(folder, plan.campaigns, plan.grid)
+    begins = checkpoints.latest()
+    recorder.restore(begins.recorder if begins else None)
+    losses, reached = 0, recorder.tick
+    while True:
+        try:
+            cast.restore(begins.hosts if begins else None)
+            outcome = _Drive(plan, cast, recorder, checkpoints, watch).run(begins)
+        except LostError:
+            losses = 0 if recorder.tick > reached else losses + 1
+            reached = recorder.tick
+            if losses > LOSSES:
+                raise
+            begins = checkpoints.latest()
+        else:
+            recorder.finish()
+            return outcome
+
+
+class _Flying(NamedTuple):
+    """A span whose tables are still to come, and the checkpoint after it, if one is due."""
+
+    from_tick: int
+    to_tick: int
+    traces: list[Any]
+    records: list[Any]
+    span: int
+    approved: Any
+    states: list[Any] | None
+
+
+class _Drive:
+    """The loop: every span is applied, lived through, reported and decided upon, in that order.
 
     Only the tables lag behind, by at most IN_FLIGHT spans; no span starts before the decision at its opening.
     """
-    approved: Any = Approved.nothing()
-    flying: deque[tuple[int, int, list[Any], list[Any]]] = deque()
-    spans = plan.spans()
-    reports: list[Any] = []
 
-    def land() -> None:
-        from_tick, to_tick, traces, records = flying.popleft()
-        recorder.take(from_tick, to_tick - from_tick, cast.values(traces), cast.values(records))
-        if watch:
-            watch(Progress(recorder.tick, plan.grid.ticks, recorder.totals))
+    def __init__(
+        self, plan: Plan, cast: Cast, recorder: Recorder, checkpoints: Checkpoints, watch: Watcher | None
+    ) -> None:
+        self._plan = plan
+        self._cast = cast
+        self._recorder = recorder
+        self._checkpoints = checkpoints
+        self._watch = watch
+        self._flying: deque[_Flying] = deque()
 
-    for from_tick, to_tick in spans:
-        reports, traces, records = cast.step(approved, from_tick, to_tick)
-        if to_tick < plan.grid.ticks:
-            approved = cast.decide(to_tick - 1, reports)
-        flying.append((from_tick, to_tick, traces, records))
-        if len(flying) > IN_FLIGHT:
-            land()
-    while flying:
-        land()
-    header = {"metrics_digest": recorder.digest, "totals": recorder.totals.as_dict()}
-    ledger_digest = cast.close(plan.grid.ticks - 1, header, reports)
-    return Outcome(recorder.digest, ledger_digest, recorder.totals)
+    def run(self, begins: Checkpoint | None) -> Outcome:
+        """Go from a checkpoint, or from the beginning, to the end."""
+        plan, cast, recorder = self._plan, self._cast, self._recorder
+        approved: Any = begins.approved if begins else Approved.nothing()
+        spans = plan.spans()
+        reports: list[Any] = []
+        for span in range(begins.span if begins else 0, len(spans)):
+            from_tick, to_tick = spans[span]
+            reports, traces, records = cast.step(approved, from_tick, to_tick)
+            if to_tick < plan.grid.ticks:
+                approved = cast.decide(to_tick - 1, reports)
+            due = self._checkpoints.due(span + 1) and to_tick < plan.grid.ticks
+            states = cast.states() if due else None
+            self._flying.append(_Flying(from_tick, to_tick, traces, records, span + 1, approved, states))
+            if len(self._flying) > IN_FLIGHT:
+                self._land()
+        while self._flying:
+            self._land()
+        header = {"metrics_digest": recorder.digest, "totals": recorder.totals.as_dict()}
+        ledger_digest = cast.close(plan.grid.ticks - 1, header, reports)
+        return Outcome(recorder.digest, ledger_digest, recorder.totals)
+
+    def _land(self) -> None:
+        """Take the oldest flying span into the tables, and keep the checkpoint after it."""
+        flown, cast, recorder = self._flying.popleft(), self._cast, self._recorder
+        ticks = flown.to_tick - flown.from_tick
+        recorder.take(flown.from_tick, ticks, cast.values(flown.traces), cast.values(flown.records))
+        if flown.states is not None and recorder.tick == flown.to_tick:
+            self._keep(flown.span, flown.approved, flown.states)
+        if self._watch:
+            self._watch(Progress(recorder.tick, self._plan.grid.ticks, recorder.totals))
+
+    def _keep(self, span: int, approved: Any, states: list[Any]) -> None:
+        hosts = tuple(self._cast.values(states))
+        (round_,) = self._cast.values([approved])
+        state = self._recorder.cut()
+        self._plan.rehearsal(Moment.BEFORE_CHECKPOINT, state.tick)
+        self._checkpoints.save(Checkpoint(span, round_, hosts, state))
 
 
 class LocalRunner:
@@ -95,18 +174,17 @@ class LocalRunner:
     ----------
     shards:
         How many groups the campaigns are kept in; the result does not depend on it.
+    checkpoint_every:
+        Spans between two checkpoints; nor on this.
     """
 
-    def __init__(self, shards: int = 1) -> None:
+    def __init__(self, shards: int = 1, checkpoint_every: int = EVERY) -> None:
         self._shards = shards
+        self._checkpoint_every = checkpoint_every
 
     def run(self, plan: Plan, folder: Path, watch: Watcher | None = None) -> Outcome:
-        """Carry the plan out, leaving ledger and tables in the folder."""
-        recorder = Recorder(folder, plan.campaigns, plan.grid)
-        try:
-            return drive(plan, _LocalCast(plan, self._shards, folder), recorder, watch)
-        finally:
-            recorder.close()
+        """Carry the plan out, or on from where the folder stands, leaving ledger and tables in it."""
+        return carry_out(plan, _LocalCast(plan, self._shards, folder), folder, watch, self._checkpoint_every)
 
 
 class _LocalCast:
@@ -115,6 +193,15 @@ class _LocalCast:
     def __init__(self, plan: Plan, shards: int, folder: Path) -> None:
         self._optimiser = OptimiserHost(plan, str(folder / LEDGER))
         self._shards = [ShardHost(plan, members) for members in partition(plan.campaigns, shards)]
+
+    def restore(self, states: Sequence[bytes] | None) -> None:
+        of_optimiser, *of_shards = [*states] if states else [None] * (1 + len(self._shards))
+        self._optimiser.restore(of_optimiser)
+        for shard, state in zip(self._shards, of_shards, strict=True):
+            shard.restore(state)
+
+    def states(self) -> list[bytes]:
+        return [self._optimiser.state(), *(shard.state() for shard in self._shards)]
 
     def step(self, approved: Approved, from_tick: int, to_tick: int) -> tuple[list[Report], list[Trace], list[Records]]:
         reports, traces, records = zip(

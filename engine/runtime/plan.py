@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,25 @@ from engine.policy import EventSource
 from engine.units import Int64, TickGrid
 
 DAY_MINUTES = 24 * 60
+
+
+class Moment(StrEnum):
+    """Where a process can be lost, with the number that comes with it."""
+
+    BEFORE_COMMIT = "before_commit"  # of the record with this sequence
+    AFTER_COMMIT = "after_commit"  # likewise; its rows are not dispatched yet
+    BEFORE_APPLY = "before_apply"  # of the round that acts from this tick
+    AFTER_APPLY = "after_apply"  # likewise; the span is not lived yet
+    AFTER_SPAN = "after_span"  # that began at this tick; it is not reported yet
+    BEFORE_CHECKPOINT = "before_checkpoint"  # at this tick; its tables are closed already
+    IN_CHECKPOINT = "in_checkpoint"  # at this tick; its file is not in its place yet
+
+
+Rehearsal = Callable[[Moment, int], None]
+
+
+def unrehearsed(moment: Moment, number: int) -> None:
+    """Nothing is lost on purpose."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,9 @@ class Plan:
         People's commands by the tick at whose close they are admitted.
     header:
         What the ledger's opening tells of the run: its configuration, seed and versions.
+    rehearsal:
+        Called with a `Moment` and a number at each place where a process can be lost, so that losing it there can be
+        rehearsed; it decides nothing.
     """
 
     campaigns: CampaignSet
@@ -43,6 +66,7 @@ class Plan:
     decision_every: int = 1
     commands: Mapping[int, tuple[Command, ...]] = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)
+    rehearsal: Rehearsal = unrehearsed
 
     @property
     def approval_ticks(self) -> int:

@@ -23,6 +23,7 @@ CREATE TABLE ledger (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, tick INTE
                      body BLOB NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE ops (id INTEGER PRIMARY KEY, wall_time REAL NOT NULL, what TEXT NOT NULL, detail TEXT NOT NULL);
 """
+_SELECT = "SELECT sequence, kind, tick, body, digest FROM ledger"
 
 
 class LedgerWriter:
@@ -37,6 +38,21 @@ class LedgerWriter:
         self._lock = lock
         self._sequence = last.sequence + 1 if last else 0
         self.head = last.digest if last else GENESIS
+
+    @property
+    def count(self) -> int:
+        """Number of records."""
+        return self._sequence
+
+    def record(self, sequence: int) -> Record:
+        """A record that stands in the ledger."""
+        row = self._connection.execute(f"{_SELECT} WHERE sequence = ?", (sequence,)).fetchone()
+        return _record(row, sequence)
+
+    def records(self, end: int) -> Iterator[Record]:
+        """The records before a sequence, in order."""
+        for position, row in enumerate(self._connection.execute(f"{_SELECT} WHERE sequence < ? ORDER BY 1", (end,))):
+            yield _record(row, position)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Self:
@@ -99,7 +115,7 @@ def read_ledger(path: str | os.PathLike[str]) -> Iterator[Record]:
     try:
         connection = sqlite3.connect(f"file:{Path(path).absolute()}?mode=ro", uri=True)
         try:
-            for row in connection.execute("SELECT sequence, kind, tick, body, digest FROM ledger ORDER BY sequence"):
+            for row in connection.execute(f"{_SELECT} ORDER BY sequence"):
                 yield _record(row, position)
                 position += 1
         finally:

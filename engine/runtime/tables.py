@@ -6,8 +6,9 @@ Tidy, versioned, with ids as strings and times in UTC: what a person joins in Du
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from engine.runtime.records import (
 from engine.units import Int64, TickGrid
 
 _ROWS_PER_GROUP = 100_000
+_DRAFT = ".draft"
+_SEGMENTED = ("metrics", "events", "opportunities")
 
 METRICS = pa.schema(
     [("tick", pa.int32()), ("tick_start", TIME), ("campaign", WORD), ("channel", WORD), ("market", WORD)]
@@ -92,77 +95,122 @@ class Totals:
 
 
 class _Table:
-    """A Parquet file that grows by row groups of a sensible size; it exists once it is closed."""
+    """A Parquet file that grows by row groups of a sensible size, and is in its place once it is closed."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._path = path
+        self._draft = path.with_name(path.name + _DRAFT)
+        self._writer = pq.ParquetWriter(self._draft, schema, compression="zstd")
         self._schema = schema
         self._waiting: list[pa.Table] = []
+        self._rows = 0
 
-    def add(self, columns: dict[str, Any]) -> None:
-        self._waiting.append(pa.table(columns, schema=self._schema))
-        if sum(table.num_rows for table in self._waiting) >= _ROWS_PER_GROUP:
+    def add(self, rows: dict[str, Any] | pa.Table) -> None:
+        table = rows if isinstance(rows, pa.Table) else pa.table(rows, schema=self._schema)
+        self._waiting.append(table)
+        self._rows += table.num_rows
+        if self._rows >= _ROWS_PER_GROUP:
             self._flush()
 
     def close(self) -> None:
         self._flush()
         self._writer.close()
+        self._draft.replace(self._path)
 
     def _flush(self) -> None:
         if self._waiting:
             self._writer.write_table(pa.concat_tables(self._waiting))
-            self._waiting = []
+            self._waiting, self._rows = [], 0
+
+
+@dataclass(frozen=True)
+class RecorderState:
+    """What a recorder has taken: ticks, the digest's chain, totals. Its files hold the same, in closed segments."""
+
+    tick: int
+    chain: bytes
+    totals: Totals
 
 
 class Recorder:
     """Takes the spans of a run in order: digests them, adds them up and writes them down.
 
-    The metrics digest is SHA-256 over the int64 rows in (tick, campaign) order, so it depends neither on how campaigns
-    were grouped nor on how ticks were cut into spans.
+    The metrics digest chains the ticks by SHA-256, each over the int64 rows of all campaigns by id, so it depends
+    neither on how campaigns were grouped nor on how ticks were cut into spans, and goes on from any of them.
+
+    Files grow in segments that `cut` closes, so that what a checkpoint speaks of is on the disk; `finish` joins the
+    segments of the metrics into one table.
     """
 
-    def __init__(self, folder: Path | None, campaigns: CampaignSet, grid: TickGrid) -> None:
+    def __init__(self, folder: Path, campaigns: CampaignSet, grid: TickGrid) -> None:
         self._campaigns = campaigns
         self._grid = grid
         self._folder = folder
-        self._hash = hashlib.sha256()
-        self._metrics = _Table(folder / "metrics.parquet", METRICS) if folder else None
-        self._extra: dict[str, _Table] = {}
+        self._chain = bytes(32)
+        self._open: dict[str, _Table] = {}
+        self._segment = 0
         self.totals = Totals()
         self.tick = 0
 
     @property
     def digest(self) -> str:
         """The metrics digest of the spans taken so far."""
-        return self._hash.hexdigest()
+        return self._chain.hex()
+
+    def restore(self, state: RecorderState | None) -> None:
+        """Go back to what a checkpoint tells, forgetting the segments written after it."""
+        state = state or RecorderState(0, bytes(32), Totals())
+        self.tick = self._segment = state.tick
+        self._chain = state.chain
+        self.totals = replace(state.totals)
+        self._open = {}
+        for name in _SEGMENTED:
+            for path in (self._folder / name).glob("part-*"):
+                if path.name.endswith(_DRAFT) or _first_tick(path) >= state.tick:
+                    path.unlink()
 
     def take(self, first_tick: int, ticks: int, traces: Sequence[Trace], records: Sequence[Records]) -> None:
-        """Take the next span, from all campaigns."""
+        """Take the next span, from all campaigns; one that was taken before changes nothing."""
+        if first_tick + ticks <= self.tick:
+            return
         values = np.empty((ticks, len(self._campaigns), len(STEADY) + len(COUNTS)), dtype=np.int64)
         for trace in traces:
             values[:, trace.members] = trace.values
-        self._hash.update(values.data)
+        for rows in values:
+            self._chain = hashlib.sha256(self._chain + rows.tobytes()).digest()
         self.totals.counts = self.totals.counts + values[:, :, len(STEADY) :].sum(axis=(0, 1))
         self.totals.auctions += sum(each.auctions for each in records)
         self.tick = first_tick + ticks
-        if self._metrics:
-            self._metrics.add(self._metric_columns(first_tick, values))
-            self._record("events", EVENTS, [each.events for each in records], event_columns)
-            self._record("opportunities", OPPORTUNITIES, [each.opportunities for each in records], opportunity_columns)
+        self._table("metrics", METRICS).add(self._metric_columns(first_tick, values))
+        self._record("events", EVENTS, [each.events for each in records], event_columns)
+        self._record("opportunities", OPPORTUNITIES, [each.opportunities for each in records], opportunity_columns)
 
-    def close(self) -> None:
-        """Finish the files."""
-        for table in (self._metrics, *self._extra.values()):
-            if table:
-                table.close()
+    def cut(self) -> RecorderState:
+        """Close the segments, and tell what they hold."""
+        for table in self._open.values():
+            table.close()
+        self._open, self._segment = {}, self.tick
+        return RecorderState(self.tick, self._chain, replace(self.totals))
+
+    def finish(self) -> None:
+        """Close the last segments, and join those of the metrics into `metrics.parquet`."""
+        self.cut()
+        parts = self._folder / "metrics"
+        joined = _Table(self._folder / "metrics.parquet", METRICS)
+        for part in sorted(parts.glob("part-*")):
+            joined.add(pq.read_table(part))
+        joined.close()
+        shutil.rmtree(parts)
 
     def _record(self, name: str, schema: pa.Schema, parts: Sequence[Any], columns: Any) -> None:
-        assert self._folder is not None
         if any(len(part) for part in parts):
-            if name not in self._extra:
-                self._extra[name] = _Table(self._folder / name / "part-0.parquet", schema)
-            self._extra[name].add(columns(in_order(parts), self._campaigns))
+            self._table(name, schema).add(columns(in_order(parts), self._campaigns))
+
+    def _table(self, name: str, schema: pa.Schema) -> _Table:
+        if name not in self._open:
+            self._open[name] = _Table(self._folder / name / f"part-{self._segment:09d}.parquet", schema)
+        return self._open[name]
 
     def _metric_columns(self, first_tick: int, values: Int64) -> dict[str, Any]:
         ticks, n = values.shape[:2]
@@ -246,6 +294,10 @@ def _action_columns(
         "note": [notes[note][1] for note in judged["note"]],
         "base_version": judged["base_version"].astype(np.int64),
     }
+
+
+def _first_tick(segment: Path) -> int:
+    return int(segment.name.removeprefix("part-").removesuffix(".parquet"))
 
 
 def _zip(columns: Any, *names: str) -> Iterator[tuple[Any, ...]]:

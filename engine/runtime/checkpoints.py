@@ -1,0 +1,83 @@
+"""Checkpoints: a consistent cut through a run, from which it goes on to the same end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.actions import Approved
+from engine.runtime.plan import Moment, Rehearsal, unrehearsed
+from engine.runtime.tables import RecorderState
+
+EVERY = 64
+"""Spans between two checkpoints."""
+
+_KEPT = 2
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The run between two spans.
+
+    Attributes
+    ----------
+    span:
+        The next span to live through.
+    approved:
+        The round that acts from it, committed and not yet applied.
+    hosts:
+        The states of the optimiser's host and of those that hold campaigns and sources, in the runner's order.
+    recorder:
+        What the tables hold.
+    """
+
+    span: int
+    approved: Approved
+    hosts: tuple[bytes, ...]
+    recorder: RecorderState
+
+
+class Checkpoints:
+    """The checkpoints of a run folder: each written beside its place, made durable and moved there in one step.
+
+    A file that does not match its own digest counts as absent: then the one before it serves, or the beginning.
+    """
+
+    def __init__(self, folder: Path, every: int = EVERY, rehearsal: Rehearsal = unrehearsed) -> None:
+        self._folder = folder / "checkpoints"
+        self._every = every
+        self._rehearsal = rehearsal
+
+    def due(self, span: int) -> bool:
+        """Whether the run is to be kept as it is before this span."""
+        return span > 0 and span % self._every == 0
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint, and forget those before the last two."""
+        self._folder.mkdir(exist_ok=True)
+        content = pickle.dumps(checkpoint)
+        draft = self._folder / "draft"
+        with draft.open("wb") as file:
+            file.write(hashlib.sha256(content).digest() + content)
+            file.flush()
+            os.fsync(file.fileno())
+        self._rehearsal(Moment.IN_CHECKPOINT, checkpoint.recorder.tick)
+        draft.replace(self._folder / f"{checkpoint.span:09d}")
+        for old in self._files()[:-_KEPT]:
+            old.unlink()
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole."""
+        for path in reversed(self._files()):
+            content = path.read_bytes()
+            if hashlib.sha256(content[_DIGEST_BYTES:]).digest() == content[:_DIGEST_BYTES]:
+                checkpoint: Checkpoint = pickle.loads(content[_DIGEST_BYTES:])  # noqa: S301 - our own bytes, just checked
+                return checkpoint
+        return None
+
+    def _files(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("*") if path.name.isdigit())
