@@ -1,4 +1,4 @@
-"""The published eCPC controller (Zhang et al., WSDM 2016): as a policy under the guard, and as it bids by itself.
+"""The published eCPC controller (Zhang et al., WSDM 2016) as a policy; `agents.published` has it bid by itself.
 
 eCPC is the cost of a click so far, counted from the start and with one click more than there were, so that it is known
 from the first impression on. The papers and their logs price in fen per 1,000 impressions; one of these is 10 micros of
@@ -18,7 +18,6 @@ from engine.campaigns import CampaignSet
 from engine.events import CLICKS, SPEND
 from engine.policy import View
 from engine.units import Float64, Int64, TickGrid
-from sim.unguarded import Asked
 
 
 class Course(NamedTuple):
@@ -94,7 +93,7 @@ class EcpcPid:
             ecpc=np.where(paused, memory.ecpc, after.ecpc),
             errors=np.where(paused, memory.errors, after.errors),
         )
-        wanted = bids_in_reach(view, self.bid(memory), self.band, memory.minimum, memory.maximum)
+        wanted = bids_in_reach(view, self.bid(memory.signal), self.band, memory.minimum, memory.maximum)
         rows = np.flatnonzero((wanted != view.controls.bid) & ~paused)
         if not rows.size:
             return no_proposals(), memory
@@ -110,39 +109,10 @@ class EcpcPid:
         signal = np.clip(self.kp * error + self.ki * errors + self.kd * fall, *self.clip)
         return course._replace(signal=signal, ecpc=ecpc, errors=errors)
 
-    def bid(self, course: Course) -> Float64:
-        """What the controller wants to bid for a reference opportunity, micros, not rounded."""
-        wanted: Float64 = self.base_bid_micros * np.exp(course.signal)
+    def bid(self, signal: Float64) -> Float64:
+        """What the controller wants to bid for a reference opportunity at a given phi, micros, not rounded."""
+        wanted: Float64 = self.base_bid_micros * np.exp(signal)
         return wanted
-
-
-@dataclass(frozen=True)
-class PublishedEcpcBidder:
-    """The same controller as published, for an unguarded evaluation (`sim.unguarded.Bidder`).
-
-    It bids base · value · exp(phi) and never less than a minimum; before its first view it bids one flat amount for
-    everything (None: as later, with phi = 0). The published value of an opportunity is the one that an auction log's
-    `value: published_linear` gives it.
-    """
-
-    controller: EcpcPid
-    first_bid_micros: float | None = 10_000.0
-    least_bid_micros: float = 50.0
-
-    def start(self, campaigns: CampaignSet, grid: TickGrid) -> Course:
-        """The controller's."""
-        return self.controller.start(campaigns, grid)
-
-    def bid(self, asked: Asked, memory: Course) -> Float64:
-        """An unrounded bid per row, micros."""
-        linear: Float64 = np.maximum(self.controller.bid(memory)[asked.campaign] * asked.value, self.least_bid_micros)
-        if self.first_bid_micros is None:
-            return linear
-        return np.where(np.isnan(memory.ecpc)[asked.campaign], self.first_bid_micros, linear)
-
-    def learn(self, lifetime: Int64, memory: Course) -> Course:
-        """The controller's next course."""
-        return self.controller.follow(lifetime, memory)
 
 
 def ecpc_micros(lifetime: Int64) -> Float64:

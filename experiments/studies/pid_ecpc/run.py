@@ -14,7 +14,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
-from agents.ecpc import Course, EcpcPid, PublishedEcpcBidder, ecpc_micros
+from agents.ecpc import Course, EcpcPid, ecpc_micros
+from agents.published import PublishedEcpcBidder
 from engine.errors import BadInput
 from engine.events import BIDS, CLICKS, COUNTS, IMPRESSIONS, OUTSIDE_SUPPORT, SPEND
 from engine.runtime.plan import Plan
@@ -62,8 +63,8 @@ def study(log: Path, out: Path | None = None) -> dict[str, Any]:
     with TemporaryDirectory() as scratch:
         run = api.replay(config, log, out=out or Path(scratch) / "run")
         guarded = _guarded(run, plan, controller)
-        about = {"actions": run.info["actions"], "ledger": api.audit(run.folder)}
-    wanted = controller.base_bid_micros * np.exp(guarded.phi)
+        guard = _guard(guarded, controller, run)
+    wanted = controller.bid(guarded.phi)
     bids = [
         {"wanted_bid_micros": int(want), "bid_micros": int(bid)} for want, bid in zip(wanted, guarded.bid, strict=True)
     ]
@@ -77,7 +78,7 @@ def study(log: Path, out: Path | None = None) -> dict[str, Any]:
             "published": _outcome(alone, controller, rows),
             "same_start": _outcome(_alone(same_start, plan, controller), controller, rows),
             "guarded": _outcome(guarded, controller, rows),
-            "guard": _guard(guarded, wanted, about),
+            "guard": guard,
         },
     }
 
@@ -106,7 +107,7 @@ def _alone(evaluation: UnguardedEvaluation, plan: Plan, controller: EcpcPid) -> 
     counts = evaluation.counts[:ROUNDS, 0]
     lifetime = evaluation.lifetime[:ROUNDS, 0]
     phi = _signals(lifetime, plan, controller)
-    return _Arm(counts, lifetime, phi, controller.base_bid_micros * np.exp(phi))
+    return _Arm(counts, lifetime, phi, controller.bid(phi))
 
 
 def _guarded(run: api.Run, plan: Plan, controller: EcpcPid) -> _Arm:
@@ -163,18 +164,20 @@ def _outcome(arm: _Arm, controller: EcpcPid, rows: int) -> dict[str, Any]:
     }
 
 
-def _guard(arm: _Arm, wanted: Float64, about: dict[str, Any]) -> dict[str, Any]:
-    """How often the controller wanted more than a step, and what the ledger says was applied."""
-    before, after = arm.bid[:-1], np.floor(wanted[1:])
-    moves = after != before
+def _guard(arm: _Arm, controller: EcpcPid, run: api.Run) -> dict[str, Any]:
+    """How often the controller wanted more than a step, and what the ledger says of it."""
+    wanted = np.floor(controller.bid(arm.phi))
+    before, after = arm.bid[:-1], wanted[1:]
+    answers = run.actions.outcome[run.actions.tick < ROUNDS - 1]
+    ledger = api.audit(run.folder)
     return {
-        "changes_wanted": int(moves.sum()),
+        "changes_wanted": int((after != before).sum()),
         "beyond_a_step": int((np.abs(after - before) > before // 4).sum()),
-        "rounds_at_the_wanted_bid": int((arm.bid == np.floor(wanted)).sum()),
-        "changes_applied": about["actions"]["applied"],
-        "changes_refused": about["actions"]["refused"],
-        "greatest_applied_step": float(about["ledger"]["max_relative_step"]),
-        "ledger_valid": about["ledger"]["valid"],
+        "rounds_at_the_wanted_bid": int((arm.bid == wanted).sum()),
+        "changes_applied": int((answers == "applied").sum()),
+        "changes_refused": int((answers == "refused").sum()),
+        "greatest_applied_step": float(ledger["max_relative_step"]),
+        "ledger_valid": ledger["valid"],
     }
 
 
