@@ -120,7 +120,7 @@ def read_ledger(path: str | os.PathLike[str]) -> Iterator[Record]:
                 position += 1
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where a message of SQLite quotes what is broken
         raise LedgerError(
             f"the ledger's file cannot be read after record {position - 1} ({error}): restore it"
         ) from None
