@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.actions import Approved, Knob, Proposals, Result
-from engine.campaign_machine import CampaignMachine
+from engine.campaign_machine import CampaignMachine, CampaignState
 from engine.campaigns import CampaignSet, ControlState, Period
 from engine.events import CLICKS, COUNTS, IMPRESSIONS, SPEND, TickCounts
 from engine.guard import check
@@ -30,15 +30,17 @@ def machine(
     """The machine of some of three campaigns; the second has two creatives."""
     run = campaign_set([1, 2, 1]) if campaigns is None else campaigns
     chosen = np.arange(len(run)) if members is None else np.array(members)
-    return CampaignMachine(run.select(chosen), chosen, controls(run).select(run, chosen), grid, factual=factual)
+    return CampaignMachine(
+        run.select(chosen), chosen, CampaignState.initial(controls(run).select(run, chosen)), grid, factual=factual
+    )
 
 
 def in_force(it: CampaignMachine) -> ControlState:
-    return it.controls
+    return it.state.controls
 
 
 def lifetime(it: CampaignMachine) -> Int64:
-    return it.lifetime.get()
+    return it.state.lifetime.get()
 
 
 def approved(*batches: Proposals, sequence: int = 1, state: ControlState | None = None) -> Approved:

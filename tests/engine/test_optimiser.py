@@ -10,7 +10,7 @@ import pytest
 
 from agents.scripted import Scripted, Wish
 from engine.actions import ROW_BITS, Knob, Note, Proposals, Result, Source, no_proposals
-from engine.campaign_machine import CampaignMachine
+from engine.campaign_machine import CampaignMachine, CampaignState
 from engine.campaigns import ControlState
 from engine.events import COUNTS, TickCounts
 from engine.guard import Limits, Outcome, Reason
@@ -31,6 +31,7 @@ from engine.messages import (
 )
 from engine.optimiser import Assignment, OptimiserMachine
 from engine.policy import View
+from engine.rollback import History
 from engine.units import TickGrid
 from tests.engine.builders import BID, BUDGET, campaign_set, controls, mandated, wish
 
@@ -54,7 +55,7 @@ def command(kind: str, name: str = "", by: str = "dana", knob: Knob = Knob.BID, 
 def optimiser(limits: Limits | None = None, *assignments: Assignment) -> OptimiserMachine:
     """An optimiser whose approvals wait a day and whose actions can be undone for a week."""
     limits = Limits.of(CAMPAIGNS) if limits is None else limits
-    return OptimiserMachine(CAMPAIGNS, GRID, limits, assignments, approval_ticks=DAY, history_ticks=7 * DAY)
+    return OptimiserMachine(CAMPAIGNS, GRID, limits, assignments, approval_ticks=DAY, history=History(7 * DAY))
 
 
 def empty_view(tick: int) -> View:
@@ -64,7 +65,7 @@ def empty_view(tick: int) -> View:
 
 def answers(record: Record) -> list[str]:
     """What a round told each command."""
-    return [command[-1] for command in decode_round(record).header["commands"]]
+    return [command["answer"] for command in decode_round(record).header["commands"]]
 
 
 class Loop:
@@ -75,7 +76,9 @@ class Loop:
 
     def __init__(self, wishes: Mapping[int, tuple[Wish, ...]] | None = None, limits: Limits | None = None) -> None:
         self.machine = optimiser(limits, Assignment(Scripted(wishes or {}), EVERYBODY, Source.SCRIPT, "script"))
-        self.campaigns = CampaignMachine(CAMPAIGNS, EVERYBODY, controls(CAMPAIGNS), GRID, factual=False)
+        self.campaigns = CampaignMachine(
+            CAMPAIGNS, EVERYBODY, CampaignState.initial(controls(CAMPAIGNS)), GRID, factual=False
+        )
         self.records: list[Record] = []
         self.tick = -1
         self.results: Any = NOTHING
@@ -113,7 +116,7 @@ class Loop:
     @property
     def controls(self) -> ControlState:
         """The controls in force."""
-        return self.campaigns.controls
+        return self.campaigns.state.controls
 
     @property
     def bid(self) -> int:
