@@ -6,6 +6,7 @@ everything the optimiser can move. Only a `CampaignMachine` replaces the state i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import pairwise
@@ -174,24 +175,24 @@ class ControlState:
         """Put the controls of shards, each with its members, back into the order of the whole set."""
         if len(parts) == 1 and len(parts[0][0]) == len(campaigns):
             return parts[0][1]
-        order = np.argsort(np.concatenate([members for members, _ in parts]), kind="stable")
-        cells = np.argsort(np.concatenate([campaigns.cells_of(members) for members, _ in parts]), kind="stable")
-
-        def gather(name: str, rows: Int64) -> NDArray[Any]:
-            return np.concatenate([getattr(controls, name) for _, controls in parts])[rows]
-
-        return cls(
-            scalar=gather("scalar", order),
-            anchor=gather("anchor", order),
-            weights=gather("weights", cells),
-            paused=gather("paused", order),
-            version=gather("version", order),
-        )
+        names = ("scalar", "anchor", "paused", "version")
+        columns = {name: scattered([(members, getattr(part, name)) for members, part in parts]) for name in names}
+        weights = scattered([(campaigns.cells_of(members), part.weights) for members, part in parts])
+        return cls(**columns, weights=weights)
 
     def equals(self, other: ControlState) -> bool:
         """Whether every control, anchor and version is the same."""
         names = ("scalar", "anchor", "weights", "paused", "version")
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+
+def scattered(parts: Sequence[tuple[Int64, NDArray[Any]]]) -> NDArray[Any]:
+    """One column of several, each row put where its member stands; together the members are all there are."""
+    first = parts[0][1]
+    whole = np.empty((sum(len(members) for members, _ in parts), *first.shape[1:]), dtype=first.dtype)
+    for members, rows in parts:
+        whole[members] = rows
+    return whole
 
 
 def value_in_force(cell_start: Int64, state: ControlState, campaign: Int64, knob: Int64, index: Int64) -> Int64:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from engine.actions import Proposals
-from engine.campaigns import CampaignSet, ControlState
+from engine.campaigns import CampaignSet, ControlState, scattered
 from engine.events import Events, Opportunities, TickCounts
 from engine.units import Int64, TickGrid
 
@@ -44,10 +42,9 @@ class View:
         """Put the views of shards, each with its members, back into the order of the whole set."""
         if len(parts) == 1:
             return parts[0][1]
-        order = np.argsort(np.concatenate([members for members, _ in parts]), kind="stable")
         controls = ControlState.merge(campaigns, [(members, view.controls) for members, view in parts])
         recent, period, lifetime = (
-            np.concatenate([getattr(view, name) for _, view in parts])[order]
+            scattered([(members, getattr(view, name)) for members, view in parts])
             for name in ("recent", "period", "lifetime")
         )
         return cls(parts[0][1].tick, controls, recent, period, lifetime)

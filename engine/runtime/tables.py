@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.actions import Knob, Result, Source
+from engine.actions import ROW_BITS, Knob, Result, Source
 from engine.campaigns import CampaignSet
 from engine.events import BIDS, CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OUTSIDE_SUPPORT, REVENUE, SPEND
-from engine.guard import Outcome
+from engine.guard import Outcome, Reason
 from engine.ledger import Record, RecordKind, Round, decode_round, explain
 from engine.runtime.hosts import STEADY, Records, Trace
 from engine.runtime.records import (
@@ -214,33 +216,39 @@ class Recorder:
 
     def _metric_columns(self, first_tick: int, values: Int64) -> dict[str, Any]:
         ticks, n = values.shape[:2]
-        flat = values.reshape(ticks * n, -1)
         tick = np.repeat(np.arange(first_tick, first_tick + ticks), n)
-        campaign = np.tile(np.arange(n), ticks)
-        identity = {
-            "tick": tick.astype(np.int32),
-            "tick_start": times(self._grid.start_us + tick * self._grid.tick_us),
-            "campaign": words(campaign, self._campaigns.ids),
-            "channel": words(*_coded(self._campaigns.channels, campaign)),
-            "market": words(self._campaigns.market[campaign], self._campaigns.markets),
+        when = {"tick": tick.astype(np.int32), "tick_start": times(self._grid.start_us + tick * self._grid.tick_us)}
+        who = {name: pa.concat_arrays([column] * ticks) for name, column in self._identity.items()}
+        named = zip((*STEADY, *COUNTS), values.reshape(ticks * n, -1).T.copy(), strict=True)
+        what = {name: column.astype(np.bool_) if name == "paused" else column for name, column in named}
+        return when | who | what
+
+    @cached_property
+    def _identity(self) -> dict[str, pa.Array]:
+        """Who the rows of a tick are about; the same at every tick."""
+        campaigns = self._campaigns
+        channels, channel = np.unique(np.array(campaigns.channels, dtype=object), return_inverse=True)
+        return {
+            "campaign": words(np.arange(len(campaigns)), campaigns.ids),
+            "channel": words(channel, channels.tolist()),
+            "market": words(campaigns.market, campaigns.markets),
         }
-        named = zip((*STEADY, *COUNTS), flat.T, strict=True)
-        return identity | {name: column.astype(np.bool_) if name == "paused" else column for name, column in named}
 
 
 def write_actions(path: Path, records: Iterable[Record], campaigns: CampaignSet, grid: TickGrid) -> dict[str, int]:
     """Write every judged row of a ledger, with what became of it; returns the number of rows per outcome."""
     table = _Table(path, ACTIONS)
-    counts: dict[str, int] = {"rolled_back": 0}
-    for record, judged, results in _judged(records):
-        columns = _action_columns(record, judged, results, campaigns, grid)
-        table.add(columns)
-        for outcome in columns["outcome"]:
-            counts[outcome] = counts.get(outcome, 0) + 1
-        undone = [name == "applied" and source == "rollback" for name, source in _zip(columns, "outcome", "source")]
-        counts["rolled_back"] += sum(undone)
+    counts = np.zeros(len(_BECAME), dtype=np.int64)
+    rolled_back = 0
+    for record, decoded, results in _judged(records):
+        became = _became(decoded.judged["outcome"], results)
+        table.add(_action_columns(record, decoded, became, campaigns, grid))
+        counts += np.bincount(became, minlength=counts.size)
+        undone = (became == _BECAME.index("applied")) & (decoded.judged["source"] == Source.ROLLBACK)
+        rolled_back += int(undone.sum())
     table.close()
-    return counts
+    known = {name: count for name, count in zip(_BECAME, counts.tolist(), strict=True) if count}
+    return {"rolled_back": rolled_back} | known
 
 
 def _judged(records: Iterable[Record]) -> Iterator[tuple[Record, Round, NDArray[Any] | None]]:
@@ -258,40 +266,40 @@ def _judged(records: Iterable[Record]) -> Iterator[tuple[Record, Round, NDArray[
         yield *waiting, None
 
 
+def _became(outcome: NDArray[Any], results: NDArray[Any] | None) -> Int64:
+    """What became of each judged row, as a place in `_BECAME`: the guard's answer, of approved rows the result."""
+    became = outcome.astype(np.int64)
+    approved = outcome == Outcome.APPROVED
+    became[approved] = len(Outcome) + (np.int64(Result.PENDING) if results is None else results.astype(np.int64))
+    return became
+
+
 def _action_columns(
-    record: Record, decoded: Round, results: NDArray[Any] | None, campaigns: CampaignSet, grid: TickGrid
+    record: Record, decoded: Round, became: Int64, campaigns: CampaignSet, grid: TickGrid
 ) -> dict[str, Any]:
-    judged = decoded.judged
-    rows = len(judged["campaign"])
-    outcome = np.array([Outcome(value).name.lower() for value in judged["outcome"]], dtype=object)
-    approved = judged["outcome"] == Outcome.APPROVED
-    words = [Result(value).name.lower() for value in results] if results is not None else ["pending"] * approved.sum()
-    outcome[approved] = words
-    action = np.full(rows, None, dtype=object)
-    action[approved] = decoded.intents(record.sequence).action
-    offer = np.full(rows, None, dtype=object)
+    judged, rows = decoded.judged, len(became)
+    offer, no_offer = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=np.bool_)
     offer[decoded.offers["row"]] = decoded.offers["offer"]
-    known = judged["campaign"] >= 0
+    no_offer[decoded.offers["row"]] = False
+    action = (np.int64(record.sequence) << ROW_BITS) + np.arange(rows)
+    reason = np.where(judged["reason"] == Reason.NONE, -1, judged["reason"].astype(np.int64))
     notes = decoded.header["notes"]
     return {
         "tick": np.full(rows, record.tick, dtype=np.int32),
         "acts_from": times(np.full(rows, grid.opens(record.tick + 1))),
         "round": np.full(rows, record.sequence, dtype=np.int64),
-        "action": action,
-        "campaign": [
-            campaigns.ids[place] if valid and place < len(campaigns) else None
-            for place, valid in zip(judged["campaign"], known, strict=True)
-        ],
-        "knob": [_knob(knob) for knob in judged["knob"]],
-        "creative": [_creative(campaigns, *row) for row in _zip(judged, "campaign", "knob", "index")],
+        "action": pa.array(action, mask=judged["outcome"] != Outcome.APPROVED),
+        "campaign": _spelt(judged["campaign"], campaigns.ids),
+        "knob": _spelt(judged["knob"], _names(Knob)),
+        "creative": _spelt(_cells(judged, campaigns), campaigns.creatives),
         "old": judged["old"],
         "wanted": judged["wanted"],
-        "offer": offer,
-        "outcome": outcome,
-        "reason": [explain(reason) if reason else None for reason in judged["reason"]],
-        "source": [Source(source).name.lower() for source in judged["source"]],
-        "proposer": [notes[note][0] for note in judged["note"]],
-        "note": [notes[note][1] for note in judged["note"]],
+        "offer": pa.array(offer, mask=no_offer),
+        "outcome": _spelt(became, _BECAME),
+        "reason": _spelt(reason, [explain(each) for each in Reason]),
+        "source": _spelt(judged["source"], _names(Source)),
+        "proposer": _spelt(judged["note"], [proposer for proposer, _ in notes]),
+        "note": _spelt(judged["note"], [text for _, text in notes]),
         "base_version": judged["base_version"].astype(np.int64),
     }
 
@@ -300,22 +308,25 @@ def _first_tick(segment: Path) -> int:
     return int(segment.name.removeprefix("part-").removesuffix(".parquet"))
 
 
-def _zip(columns: Any, *names: str) -> Iterator[tuple[Any, ...]]:
-    return zip(*(columns[name] for name in names), strict=True)
+def _cells(judged: Mapping[str, NDArray[Any]], campaigns: CampaignSet) -> Int64:
+    """The cell whose weight a row is about; −1 where it is about none."""
+    campaign, index = judged["campaign"].astype(np.int64), judged["index"].astype(np.int64)
+    of_vector = (judged["knob"] == Knob.WEIGHTS) & (campaign >= 0) & (campaign < len(campaigns)) & (index >= 0)
+    first = np.where(of_vector, campaign, 0)
+    cell = campaigns.cell_start[first] + index
+    return np.where(of_vector & (cell < campaigns.cell_start[first + 1]), cell, -1)
 
 
-def _knob(knob: int) -> str | None:
-    return Knob(knob).name.lower() if knob < len(Knob) else None
+def _spelt(places: NDArray[Any], known: Sequence[str]) -> pa.Array:
+    """Positions as the words they stand for, null where there is no such word."""
+    absent = (places < 0) | (places >= len(known))
+    place = pa.array(np.where(absent, 0, places).astype(np.int32), mask=absent)
+    return pa.DictionaryArray.from_arrays(place, pa.array(known, type=pa.string())).dictionary_decode()
 
 
-def _creative(campaigns: CampaignSet, campaign: int, knob: int, index: int) -> str | None:
-    if knob != Knob.WEIGHTS or not 0 <= campaign < len(campaigns):
-        return None
-    cells = campaigns.creatives[campaigns.cell_start[campaign] : campaigns.cell_start[campaign + 1]]
-    return cells[index] if 0 <= index < len(cells) else None
+def _names(numbered: type[IntEnum]) -> list[str]:
+    return [each.name.lower() for each in numbered]
 
 
-def _coded(words: Sequence[str], rows: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
-    """Places in a sorted list of distinct words, for the given rows."""
-    distinct, code = np.unique(np.array(words, dtype=object), return_inverse=True)
-    return code[rows], distinct.tolist()
+_BECAME = [*_names(Outcome), *_names(Result)]
+"""Words for what became of a row: the guard's answers, then the results of what it approved."""

@@ -84,6 +84,12 @@ class _Spend:
             of_tick[:, SPEND] = self._share[tick] * BUDGET_MICROS * (controls.bid / BID_MICROS) * wobble
         return Batch(TickCounts(from_tick, values), Events.empty(), Opportunities.empty())
 
+    def state(self) -> None:
+        """Nothing lasts from tick to tick."""
+
+    def restore(self, state: None) -> None:
+        """Nothing to go back to."""
+
 
 def steering(n: int, ticks: int) -> Plan:
     """A plan in which every campaign's bid moves at every tick, under a mandate."""
