@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import csv
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,7 +158,7 @@ def config(text: str = SIMULATION, **changes: Any) -> dict[str, Any]:
 
 def write_config(path: Path, document: dict[str, Any]) -> Path:
     """The configuration as a file."""
-    path.write_text(json.dumps(document), encoding="utf-8")
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return path
 
 
