@@ -78,23 +78,20 @@ class Clock(NamedTuple):
 class Scratch(NamedTuple):
     """Room for one block of auctions and the campaigns of one market."""
 
-    words: NDArray[Any]  # uint64[BLOCK]
-    clicks: NDArray[Any]  # uint64[BLOCK]
-    normals: Float64  # float64[BLOCK]
-    tail: Float64  # float64[BLOCK]
-    place: Int64  # int64[BLOCK]
-    log_price: Float64  # float64[BLOCK]
-    bar: Float64  # float64[BLOCK]
-    top: Float64  # float64[BLOCK]
-    log_value: Float64  # float64[seats, BLOCK]
-    reached: NDArray[Any]  # uint8[seats, BLOCK]
-    cell: NDArray[Any]  # int32[seats, BLOCK]
+    words: NDArray[Any]  # uint64[block]
+    clicks: NDArray[Any]  # uint64[block]
+    normals: Float64  # float64[block]
+    tail: Float64  # float64[block]
+    place: Int64  # int64[block]
+    log_price: Float64  # float64[block]
+    bar: Float64  # float64[block]
+    top: Float64  # float64[block]
+    log_value: Float64  # float64[seats, block]
+    reached: NDArray[Any]  # uint8[seats, block]
+    cell: NDArray[Any]  # int32[seats, block]
     stance: Int64  # int64[seats]
     entered: Int64  # int64[seats], the bids of one auction
 
-
-BLOCK = 512
-"""Auctions worked on at a time: a multiple of 4, small enough for the cache."""
 
 OUT, UNSURE, SURE = 0, 1, 2
 """A campaign enters no auction, some, or every one that reaches it, as far as its budget goes."""
@@ -115,6 +112,7 @@ OPPORTUNITY_COLUMNS = (
     "conversion_value",
 )
 
+_ROOM, _SHORTEST, _LONGEST = 32_768, 64, 512  # auctions · campaigns of a block, auctions of a block
 _MARGIN = 1e-3
 _LOG_THOUSAND = math.log(1000.0) + _MARGIN
 _LOG_MAX = math.log(float(MAX_MICROS))
@@ -150,19 +148,20 @@ def stakes_of(buyers: Buyers, controls: ControlState) -> Stakes:
 
 
 def scratch_for(seats: int) -> Scratch:
-    """Room for markets of at most so many campaigns."""
+    """Room for markets of at most so many campaigns: blocks as long as the processor's cache likes, a multiple of 4."""
+    block = min(max(_ROOM // max(seats, 1) // 4 * 4, _SHORTEST), _LONGEST)
     return Scratch(
-        words=np.empty(BLOCK, dtype=np.uint64),
-        clicks=np.empty(BLOCK, dtype=np.uint64),
-        normals=np.empty(BLOCK),
-        tail=np.empty(BLOCK),
-        place=np.empty(BLOCK, dtype=np.int64),
-        log_price=np.empty(BLOCK),
-        bar=np.empty(BLOCK),
-        top=np.empty(BLOCK),
-        log_value=np.zeros((seats, BLOCK)),
-        reached=np.ones((seats, BLOCK), dtype=np.uint8),
-        cell=np.zeros((seats, BLOCK), dtype=np.int32),
+        words=np.empty(block, dtype=np.uint64),
+        clicks=np.empty(block, dtype=np.uint64),
+        normals=np.empty(block),
+        tail=np.empty(block),
+        place=np.empty(block, dtype=np.int64),
+        log_price=np.empty(block),
+        bar=np.empty(block),
+        top=np.empty(block),
+        log_value=np.zeros((seats, block)),
+        reached=np.ones((seats, block), dtype=np.uint8),
+        cell=np.zeros((seats, block), dtype=np.int32),
         stance=np.zeros(seats, dtype=np.int64),
         entered=np.zeros(seats, dtype=np.int64),
     )
@@ -407,6 +406,7 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
     as in `*_COLUMNS`, and beside the last one value and predicted CTR.
     """
     record_events, record_opportunities = recording
+    longest = scratch.words.size
     conversions = np.empty((64, 7), dtype=np.int64)
     impressions = np.empty((64, 8), dtype=np.int64)
     opportunities = np.empty((64, 11), dtype=np.int64)
@@ -422,12 +422,23 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
             auctions = markets.auctions[t, m]
             _open_tick(scratch, seat, buyers, stakes, charged, clock.new_day[t])
 
-            for start in range(0, auctions, BLOCK):
-                size = min(BLOCK, auctions - start)
+            for start in range(0, auctions, longest):
+                size = min(longest, auctions - start)
                 block = start >> 2
-                _draw_prices(
-                    scratch, markets.key[m], block, tick, size, markets.log_level[t, m], markets.sigma[m], log_reserve
-                )
+                active = record_opportunities
+                for s in range(seat.size):
+                    active = active or scratch.stance[s] != OUT
+                if active:
+                    _draw_prices(
+                        scratch,
+                        markets.key[m],
+                        block,
+                        tick,
+                        size,
+                        markets.log_level[t, m],
+                        markets.sigma[m],
+                        log_reserve,
+                    )
                 exact = record_opportunities
                 for s in range(seat.size):
                     c = seat[s]
@@ -441,6 +452,8 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                         _draw_values(scratch, s, block, tick, size, key, buyers.sigma[c])
                     if scratch.stance[s] != OUT:
                         _raise_top(scratch, s, size, stakes.log_bid[c])
+                if not active:
+                    continue
                 candidates = _find_candidates(scratch, size)
                 clicks_drawn = seat.size == 1 and not exact and candidates * 16 > size
                 if clicks_drawn:

@@ -5,6 +5,7 @@ from datetime import datetime
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
@@ -12,10 +13,12 @@ from hypothesis.strategies import DrawFn
 from engine.campaigns import Charging, ControlState, Period
 from engine.events import BIDS, CLICKS, IMPRESSIONS, OPPORTUNITIES, SPEND, Kind
 from engine.units import Int64, TickGrid
+from sim import exchange
 from sim.auction import Market, PriceShock
+from sim.replay import AuctionReplayFactory
 from sim.traffic import Traffic
 from sim.world import WorldFactory
-from tests.sim.builders import Campaign, world_of
+from tests.sim.builders import Campaign, everyone, run, world_of
 
 STARTS = [
     datetime(2026, 3, 27),  # a day of 23 hours is inside
@@ -58,6 +61,24 @@ def worlds(draw: DrawFn) -> tuple[WorldFactory, ControlState]:
     return world_of(
         members, {"a": market(), "b": market()}, grid, draw(st.integers(0, 2**40)), record="events opportunities"
     )
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), st.sampled_from([64, 128, 512]))
+def test_what_is_skipped_or_recorded_or_replayed_comes_out_the_same(
+    world: tuple[WorldFactory, ControlState], block: int
+) -> None:
+    factory, controls = world
+    recorded = run(factory(everyone(factory)), controls, (0, 72))
+    plain = replace(factory, record_events=False, record_opportunities=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "_LONGEST", block)
+        skipped = run(plain(everyone(factory)), controls, (0, 31, 72))
+    assert np.array_equal(skipped.counts.values, recorded.counts.values)
+    first_price = tuple(market.first_price for market in factory.markets)
+    replays = AuctionReplayFactory(factory.campaigns, factory.grid, recorded.opportunities, first_price)
+    replayed = run(replays(everyone(factory)), controls, (0, 40, 72))
+    assert np.array_equal(replayed.counts.values, recorded.counts.values)
 
 
 def periods(factory: WorldFactory) -> Int64:
