@@ -315,14 +315,16 @@ def _check_scalars(case: _Case, state: ControlState, limits: Limits) -> None:
         (~free & ((wanted < band_low) & (wanted < old) | (wanted > band_high) & (wanted > old)), Reason.ANCHOR_BAND),
     ):
         found[failed & (found == Reason.NONE)] = reason
+    is_open = case.reason[rows] == Reason.NONE
+    case.reason[rows[is_open]] = found[is_open]
+    if not found.any():
+        return
     low, high = np.maximum(minimum, floor), np.minimum(maximum, ceiling)
     low = np.where(free, low, np.maximum(low, np.maximum(old - reach, np.minimum(band_low, old))))
     high = np.where(free, high, np.minimum(high, np.minimum(old + reach, np.maximum(band_high, old))))
     nearest = np.clip(wanted, low, high)
-    is_open = case.reason[rows] == Reason.NONE
     offers = is_open & (found != Reason.NONE) & (low <= high) & (nearest != old)
     case.offer[rows[offers]] = nearest[offers]
-    case.reason[rows[is_open]] = found[is_open]
 
 
 def _check_vectors(case: _Case, campaigns: CampaignSet) -> None:
@@ -376,10 +378,9 @@ def _check_bids_against_budgets(case: _Case, permitted: Bool) -> None:
     Both were held against the values in force already, so either may be applied without the other.
     """
     standing = case.open & permitted
-    bids, budgets = (
-        np.flatnonzero(standing & (case.knob == Knob.BID)),
-        np.flatnonzero(standing & (case.knob == Knob.BUDGET)),
-    )
+    bids, budgets = (np.flatnonzero(standing & (case.knob == knob)) for knob in SCALARS)
+    if not (bids.size and budgets.size):
+        return
     _, of_bids, of_budgets = np.intersect1d(case.campaign[bids], case.campaign[budgets], return_indices=True)
     bid, budget = bids[of_bids], budgets[of_budgets]
     above = case.wanted[bid] > case.wanted[budget]
