@@ -157,6 +157,7 @@ def _outcome(arm: _Arm, controller: EcpcPid, rows: int) -> dict[str, Any]:
         "cost": round(int(last[SPEND]) / MICROS_PER_FEN_CPM, _DIGITS),
         "ecpc": round(float(ecpc_micros(last)) / MICROS_PER_FEN_CPM, _DIGITS),
         "mean_distance": round(float(away.mean()), _DIGITS),
+        "mean_distance_last_half": round(float(away[ROUNDS // 2 :].mean()), _DIGITS),
         "greatest_distance": round(float(away.max()), _DIGITS),
         "greatest_rise": round(float((arm.bid[1:] / arm.bid[:-1]).max() - 1), _DIGITS),
         "greatest_fall": round(float(1 - (arm.bid[1:] / arm.bid[:-1]).min()), _DIGITS),
