@@ -116,9 +116,7 @@ def main() -> None:
         code = app(standalone_mode=False)
     except BadInput as error:
         code = _told(str(error), 2)
-    except typer.Abort:
-        code = 130
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # Typer turns the one into the other
         code = _told("interrupted: the run's folder keeps what its ledger holds so far, and is marked so", 130)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a usage error of the command line
