@@ -95,10 +95,7 @@ class PacingPI:
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Pace:
         """Lay the plan out over the run's ticks."""
-        curve = 1 + self.amplitude * np.cos(2 * np.pi * (grid.hour + grid.tick_minutes / 120 - self.peak_hour) / 24)
-        by_day = curve / np.bincount(grid.day, weights=curve)[grid.day]
-        by_flight = curve / curve.sum()
-        traffic = np.cumsum([by_day, by_flight], axis=1)
+        traffic = expected_traffic(grid, self.amplitude, self.peak_hour)
         last = np.arange(grid.ticks) == grid.ticks - 1
         return _Pace(
             done=traffic - [grid.day, np.zeros(grid.ticks)],
@@ -135,6 +132,15 @@ class PacingPI:
         error = np.log(np.maximum(wanted, _LITTLE) / np.maximum(actual, _LITTLE))
         change: Float64 = self.gains.proportional * np.clip(error, -1, 1) + self.gains.integral * (done - spent)
         return change
+
+
+def expected_traffic(grid: TickGrid, amplitude: float, peak_hour: float) -> Float64:
+    """Traffic gone at each tick's close, in periods of which each has 1, by day and by flight; shape [2, ticks]."""
+    curve = 1 + amplitude * np.cos(2 * np.pi * (grid.hour + grid.tick_minutes / 120 - peak_hour) / 24)
+    by_day = curve / np.bincount(grid.day, weights=curve)[grid.day]
+    by_flight = curve / curve.sum()
+    traffic: Float64 = np.cumsum([by_day, by_flight], axis=1)
+    return traffic
 
 
 class _Account(NamedTuple):

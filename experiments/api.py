@@ -5,6 +5,7 @@ A configuration (path or mapping) and perhaps a log go in, a `Run` comes out: a 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import time
@@ -14,7 +15,7 @@ from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pandas as pd
 
@@ -30,6 +31,9 @@ from engine.units import Int64
 from experiments import build
 from experiments.config import AuctionLog, BinLog, ReplayConfig, RunConfig, SimulationConfig, load_config
 from sim.logs.rejects import Rejects
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("numba", "numpy", "pandas", "pyarrow", "ray", "scipy")
@@ -57,6 +61,15 @@ class _AboutLog(NamedTuple):
 
     rejects: Rejects
     format: AuctionLog | BinLog | None  # None for our own records
+    fingerprint: str
+
+
+class _Job(NamedTuple):
+    """What is to be run."""
+
+    config: RunConfig
+    plan: Plan
+    log: _AboutLog | None  # None for a simulation
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,11 @@ class Run:
 
     folder: Path
     info: Mapping[str, Any]
+
+    @property
+    def config(self) -> RunConfig:
+        """The configuration it was started with."""
+        return load_config(self.info["config"])
 
     @property
     def digests(self) -> dict[str, str]:
@@ -103,6 +121,18 @@ class Run:
         rows = {name: _summary_row(row.to_numpy(), targets, unrecorded) for name, row in counts.iterrows()}
         summary = pd.DataFrame.from_dict(rows, orient="index")
         return summary.join(_action_counts(self.actions)).fillna({"changes": 0, "refusals": 0, "rollbacks": 0})
+
+    def plot(self, metric: str) -> Figure:
+        """A count, control or rate of every campaign over time, as a Plotly figure; money in currency units."""
+        from experiments.report.figure import plot  # noqa: PLC0415 - Plotly is imported on use
+
+        return plot(self, metric)
+
+    def report(self) -> Path:
+        """Write `report.html` into the folder: one page that opens offline; returns where it lies."""
+        from experiments.report import report  # noqa: PLC0415 - Plotly is imported on use
+
+        return report(self)
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -155,10 +185,9 @@ def simulate(
     BadInput
         In one sentence, where the configuration or the folder cannot be used.
     """
-    loaded = load(config, seed)
-    if not isinstance(loaded, SimulationConfig):
-        raise BadInput(f"{loaded.name}: source (={loaded.source}) must be simulation: use `bidtwin replay` for it")
-    return _carry_out(loaded, build.simulation(loaded), out, runner, watch, None)
+    loaded = _simulated(load(config, seed))
+    job = _Job(loaded, build.simulation(loaded), None)
+    return _carry_out(job, _begin(job, out), runner, watch)
 
 
 def replay(
@@ -184,14 +213,66 @@ def replay(
     BadInput
         In one sentence, where configuration, log or folder cannot be used.
     """
-    loaded = load(config, seed)
-    if isinstance(loaded, SimulationConfig):
-        plan, rejects = build.recorded(loaded, Path(log))
-        about = _AboutLog(rejects, None)
-    else:
-        plan, rejects = build.replay(loaded, Path(log))
-        about = _AboutLog(rejects, loaded.log)
-    return _carry_out(loaded, plan, out, runner, watch, about)
+    job = _replay_job(load(config, seed), Path(log))
+    return _carry_out(job, _begin(job, out), runner, watch)
+
+
+def resume(
+    folder: Path | str,
+    log: Path | str | None = None,
+    *,
+    runner: Runner | None = None,
+    watch: Watcher | None = None,
+) -> Run:
+    """Go on with a run that was interrupted or lost, to the very end it would have had.
+
+    It goes back to the folder's last checkpoint; the rounds that its ledger holds after it are decided again and have to
+    come out the same.
+
+    Parameters
+    ----------
+    log:
+        For a replay, the log it was started with.
+
+    Raises
+    ------
+    BadInput
+        In one sentence, where the run is finished, the log is another, or the ledger is held by another process.
+    """
+    run = open_run(folder)
+    if run.info["status"] == "finished":
+        raise BadInput(f"run {folder} is finished already: read it, or start another")
+    config, was = load_config(run.info["config"]), run.info["log"]
+    if was is None:
+        return _carry_out(_Job(config, build.simulation(_simulated(config)), None), run, runner, watch)
+    if log is None:
+        raise BadInput(f"run {folder} is a replay: give its log with --log")
+    if fingerprint(Path(log)) != was:
+        raise BadInput(f"log {log} is not the one that run {folder} was started with: give that one")
+    return _carry_out(_replay_job(config, Path(log)), run, runner, watch)
+
+
+def _simulated(config: RunConfig) -> SimulationConfig:
+    if not isinstance(config, SimulationConfig):
+        raise BadInput(f"{config.name}: source (={config.source}) must be simulation: use `bidtwin replay` for it")
+    return config
+
+
+def _replay_job(config: RunConfig, log: Path) -> _Job:
+    if isinstance(config, SimulationConfig):
+        plan, rejects = build.recorded(config, log)
+        return _Job(config, plan, _AboutLog(rejects, None, fingerprint(log)))
+    plan, rejects = build.replay(config, log)
+    return _Job(config, plan, _AboutLog(rejects, config.log, fingerprint(log)))
+
+
+def fingerprint(log: Path) -> str:
+    """SHA-256 of a log: of a file, or of a folder's Parquet files in order."""
+    digest = hashlib.sha256()
+    for path in sorted(log.glob("*.parquet")) if log.is_dir() else [log]:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def open_run(folder: Path | str) -> Run:
@@ -255,27 +336,28 @@ def _first_bad(ledger: Path) -> tuple[int | None, str | None]:
         return read, str(error)
 
 
-def _carry_out(
-    config: RunConfig,
-    plan: Plan,
-    out: Path | str | None,
-    runner: Runner | None,
-    watch: Watcher | None,
-    about_log: _AboutLog | None,
-) -> Run:
-    """Run a plan into a folder: `run.json` says what was started, and in the end what came out."""
-    folder = _new_folder(out, config.name)
+def _begin(job: _Job, out: Path | str | None) -> Run:
+    """Make a job's folder, with a `run.json` that says what is started."""
+    config = job.config
     info: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "name": config.name,
         "status": "running",
         "seed": config.seed,
         "config": config.model_dump(mode="json"),
+        "log": job.log.fingerprint if job.log else None,
         "versions": {name: version(name) for name in ("bidtwin", *_PACKAGES)} | {"python": platform.python_version()},
     }
+    folder = _new_folder(out, config.name)
     _write(folder, info)
-    if about_log and len(about_log.rejects):
-        about_log.rejects.write(folder / "rejects.csv")
+    if job.log and len(job.log.rejects):
+        job.log.rejects.write(folder / "rejects.csv")
+    return Run(folder, info)
+
+
+def _carry_out(job: _Job, run: Run, runner: Runner | None, watch: Watcher | None) -> Run:
+    """Run a job in its folder, from where it stands; in the end `run.json` says what came out."""
+    folder, plan, info = run.folder, job.plan, dict(run.info)
     began = time.perf_counter()
     try:
         outcome = (runner or LocalRunner()).run(plan, folder, watch)
@@ -284,10 +366,10 @@ def _carry_out(
         raise
     counts = write_actions(folder / "actions.parquet", read_ledger(folder / LEDGER), plan.campaigns, plan.grid)
     seconds = time.perf_counter() - began
-    unrecorded = _UNRECORDED.get(type(about_log.format), ()) if about_log else ()
-    info |= {"status": "finished"} | _results(outcome, counts, seconds, unrecorded) | _of_log(about_log, outcome.totals)
-    factual = about_log is not None and isinstance(about_log.format, BinLog)
-    info["overspent_days"] = _overspent_days(Run(folder, info), config.account.zone) if factual else None
+    unrecorded = _UNRECORDED.get(type(job.log.format), ()) if job.log else ()
+    info |= {"status": "finished"} | _results(outcome, counts, seconds, unrecorded) | _of_log(job.log, outcome.totals)
+    factual = job.log is not None and isinstance(job.log.format, BinLog)
+    info["overspent_days"] = _overspent_days(Run(folder, info), job.config.account.zone) if factual else None
     _write(folder, info)
     return Run(folder, info)
 
@@ -384,4 +466,4 @@ def _action_counts(actions: pd.DataFrame) -> pd.DataFrame:
     return wanted.groupby("campaign").sum().astype(int)
 
 
-__all__ = ["Run", "audit", "load", "open_run", "replay", "simulate"]
+__all__ = ["Run", "audit", "load", "open_run", "replay", "resume", "simulate"]

@@ -24,7 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's configuration, a YAML file.")]
+OptionalConfig = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG]", help="The run's configuration, a YAML file.")
+]
+Resume = Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run instead.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that a run printed.")]
 Out = Annotated[Path | None, typer.Option(help="The run folder to make [default: the next free one under runs/].")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed instead of the configuration's.")]
@@ -35,7 +38,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and not
 
 @app.command()
 def simulate(
-    config: ConfigFile,
+    config: OptionalConfig = None,
+    resume: Resume = None,
     out: Out = None,
     seed: Seed = None,
     shards: Shards = None,
@@ -46,15 +50,20 @@ def simulate(
     from experiments import api
 
     with _watched(quiet=as_json) as watch:
-        loaded = api.load(config, seed)
-        run = api.simulate(loaded, out=out, runner=_runner(loaded, shards, local=local), watch=watch)
+        if resume is not None:
+            _alone(config, out, seed)
+            run = api.resume(resume, runner=_runner(api.open_run(resume).config, shards, local=local), watch=watch)
+        else:
+            loaded = api.load(_given(config), seed)
+            run = api.simulate(loaded, out=out, runner=_runner(loaded, shards, local=local), watch=watch)
     _show(run, as_json=as_json)
 
 
 @app.command()
 def replay(
-    config: ConfigFile,
     log: Annotated[Path, typer.Option(help="The log: a file, or the opportunities/ folder of a recorded run.")],
+    config: OptionalConfig = None,
+    resume: Resume = None,
     out: Out = None,
     seed: Seed = None,
     shards: Shards = None,
@@ -65,8 +74,12 @@ def replay(
     from experiments import api
 
     with _watched(quiet=as_json) as watch:
-        loaded = api.load(config, seed)
-        run = api.replay(loaded, log, out=out, runner=_runner(loaded, shards, local=local), watch=watch)
+        if resume is not None:
+            _alone(config, out, seed)
+            run = api.resume(resume, log, runner=_runner(api.open_run(resume).config, shards, local=local), watch=watch)
+        else:
+            loaded = api.load(_given(config), seed)
+            run = api.replay(loaded, log, out=out, runner=_runner(loaded, shards, local=local), watch=watch)
     _show(run, as_json=as_json)
 
 
@@ -83,6 +96,20 @@ def audit(run: RunFolder, as_json: Json = False) -> None:
         typer.echo(audit_text(found))
     if not found["valid"]:
         raise typer.Exit(2)
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write a run's report.html, one page that opens offline."""
+    from experiments import api
+
+    path = api.open_run(run).report()
+    typer.echo(str(path))
+    if open_it:
+        typer.launch(path.resolve().as_uri())
 
 
 @app.command()
@@ -117,12 +144,23 @@ def main() -> None:
     except BadInput as error:
         code = _told(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):  # Typer turns the one into the other
-        code = _told("interrupted: the run's folder keeps what its ledger holds so far, and is marked so", 130)
+        code = _told("interrupted: the run can go on with --resume and its folder", 130)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a usage error of the command line
             raise
         code = _told(error.format_message(), 2)
     sys.exit(code)
+
+
+def _given(config: Path | None) -> Path:
+    if config is None:
+        raise BadInput("a configuration is missing: give its file, or --resume with a run's folder")
+    return config
+
+
+def _alone(config: Path | None, out: Path | None, seed: int | None) -> None:
+    if config is not None or out is not None or seed is not None:
+        raise BadInput("--resume goes on with a run as it was started: leave CONFIG, --out and --seed out")
 
 
 def _told(sentence: str, code: int) -> int:

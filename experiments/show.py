@@ -132,6 +132,7 @@ def _lines(run: Run) -> Iterator[str]:
         yield f"Budgets   the log spends more than its budget on {run.info['overspent_days']} campaign-days"
     yield f"Digests   metrics {run.digests['metrics'][:16]}… · ledger {run.digests['ledger'][:16]}…"
     yield f"Folder    {run.folder}"
+    yield f"Report    bidtwin report {run.folder}"
 
 
 def audit_text(found: Mapping[str, Any]) -> str:

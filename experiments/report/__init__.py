@@ -1,0 +1,43 @@
+"""A run as one page, `report.html`, that opens offline: made from the run's folder alone, the same bytes every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import BadInput
+from experiments.report import decisions as decided
+from experiments.report import figures
+from experiments.report.data import page_data
+from experiments.report.page import page
+
+if TYPE_CHECKING:
+    from experiments.api import Run
+
+REPORT = "report.html"
+
+
+def report(run: Run) -> Path:
+    """Write the report of a finished run into its folder, and tell where it lies.
+
+    Raises
+    ------
+    BadInput
+        In one sentence, where the run is not finished or the folder cannot be written.
+    """
+    if run.info.get("status") != "finished":
+        raise BadInput(f"run {run.folder} (status={run.info.get('status')}) must be finished: resume it first")
+    table = figures.read(run)
+    calendar = decided.Calendar(table.local, table.config.time.tick_minutes)
+    found = decided.decisions(run.actions, calendar)
+    told = decided.commands(run.folder, table.ids, calendar)
+    decided.answer(found, told, calendar)
+    data = page_data(table, found, told, supported=bool(run.info["support"]))
+    path = run.folder / REPORT
+    draft = path.with_suffix(".html.new")
+    try:
+        draft.write_text(page(run, table, data, found), encoding="utf-8", newline="\n")
+        draft.replace(path)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written ({error.strerror}): make room or give the folder back") from None
+    return path

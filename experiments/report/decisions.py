@@ -1,0 +1,179 @@
+"""What was asked and answered: the rows of `actions.parquet` as a report shows them, and people's commands."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from engine.actions import Knob
+from engine.guard import EXPLANATIONS
+from engine.ledger import RecordKind, decode_round
+from engine.runtime.store import LEDGER, read_ledger
+from engine.units import Int64
+from experiments.report.text import Words, visible
+
+_SENTENCES = {reason.name.lower(): sentence for reason, sentence in EXPLANATIONS.items()}
+
+Part: TypeAlias = tuple[str | None, int, int, int | None]
+"""Creative (None for a scalar), value in force, value wanted, value offered instead."""
+
+
+@dataclass
+class Decision:
+    """One judged change: a scalar, or a vector of weights with a part per creative.
+
+    `minutes` is when it acts, or would have, counted from the run's first local midnight.
+    """
+
+    tick: int
+    minutes: int
+    campaign: str | None
+    knob: str | None
+    outcome: str
+    reason: str | None
+    source: str
+    proposer: str
+    note: str
+    parts: list[Part]
+    answer: str | None = None
+
+    @property
+    def is_routine(self) -> bool:
+        """Whether a policy did within its mandate what it is there for."""
+        return self.source == "policy" and self.outcome in {"applied", "recorded"}
+
+    def packed(self, words: Words) -> list[Any]:
+        """The decision as a list for the page's script: names as places among the words."""
+        names = (self.knob, self.outcome, self.reason, self.source, self.proposer, self.note, self.answer)
+        scalar = len(self.parts) == 1 and self.parts[0][0] is None
+        parts = [[words.place(creative), *values] for creative, *values in self.parts]
+        return [self.minutes, *(words.place(name or None) for name in names), *(parts[0][1:] if scalar else [parts])]
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a person told a run to do, and what the optimiser answered."""
+
+    tick: int
+    minutes: int
+    kind: str
+    by: str
+    campaign: str | None
+    knob: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """When decisions act, in minutes from the run's first local midnight.
+
+    minutes:
+        int64[ticks], for a decision at the close of each tick.
+    """
+
+    local: pd.Series  # local time at which each tick opens
+    tick_minutes: int
+    minutes: Int64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        since = (self.local - self.local.iloc[0].normalize()) // pd.Timedelta(minutes=1)
+        opens = since.to_numpy(dtype=np.int64)
+        object.__setattr__(self, "minutes", np.append(opens[1:], opens[-1] + self.tick_minutes))
+
+    def text(self, minutes: int) -> str:
+        """Day and time, local."""
+        when = self.local.iloc[0].normalize() + pd.Timedelta(minutes=minutes)
+        return f"{when.day} {when:%b %H:%M}"
+
+
+def decisions(actions: pd.DataFrame, calendar: Calendar) -> list[Decision]:
+    """Every judged change in the order of the ledger, the rows of a vector together."""
+    columns = ("tick", "round", "campaign", "knob", "outcome", "reason", "source", "proposer", "note")
+    same = list(zip(*(actions[name].to_list() for name in columns), strict=True))
+    creative, old, wanted, offer = (actions[name].to_list() for name in ("creative", "old", "wanted", "offer"))
+    found = []
+    for _, group in groupby(range(len(same)), key=lambda row: _vector(same[row], creative[row], row)):
+        rows = list(group)
+        tick, _, campaign, knob, outcome, reason, source, proposer, note = map(_known, same[rows[0]])
+        parts = [(_known(creative[row]), int(old[row]), int(wanted[row]), _whole(offer[row])) for row in rows]
+        why = _SENTENCES.get(reason, reason)
+        acts = int(calendar.minutes[tick])
+        found.append(Decision(tick, acts, campaign, knob, outcome, why, source, proposer, note, parts))
+    return found
+
+
+def _vector(row: Sequence[Any], creative: Any, place: int) -> tuple[Any, ...]:
+    """What the rows of one vector share; every other row stands alone."""
+    return tuple(map(_known, row)) if _known(creative) is not None else (place,)
+
+
+def _known(value: Any) -> Any:
+    return None if value is None or value is pd.NA or value != value else value  # noqa: PLR0124 - NaN alone
+
+
+def _whole(value: Any) -> int | None:
+    return None if _known(value) is None else int(value)
+
+
+def commands(folder: Path, ids: Sequence[str], calendar: Calendar) -> list[Command]:
+    """What people commanded, from the ledger."""
+    found = []
+    for record in read_ledger(folder / LEDGER):
+        if record.kind is not RecordKind.ROUND:
+            continue
+        for told in decode_round(record).header["commands"]:
+            place = told["campaign"]
+            found.append(
+                Command(
+                    tick=record.tick,
+                    minutes=int(calendar.minutes[record.tick]),
+                    kind=told["kind"],
+                    by=told["by"],
+                    campaign=ids[place] if place is not None and 0 <= place < len(ids) else None,
+                    knob=Knob(told["knob"]).name.lower(),
+                    answer=told["answer"],
+                )
+            )
+    return found
+
+
+def answer(found: Sequence[Decision], told: Sequence[Command], calendar: Calendar) -> None:
+    """Tell every change that waited for approval what became of it."""
+    told_of: dict[tuple[str | None, str | None], list[Command]] = defaultdict(list)
+    asked_of: dict[tuple[str | None, str | None], list[Decision]] = defaultdict(list)
+    for command in told:
+        told_of[command.campaign, command.knob].append(command)
+    for decision in found:
+        asked_of[decision.campaign, decision.knob].append(decision)
+    for key, asked in asked_of.items():
+        for place, decision in enumerate(asked):
+            if decision.outcome == "needs_approval":
+                decision.answer = _became(decision, asked[place + 1 :], told_of[key], calendar)
+
+
+def _became(waiting: Decision, later: Sequence[Decision], told: Sequence[Command], calendar: Calendar) -> str:
+    until = next((other.tick for other in later if other.outcome == "needs_approval"), None)
+    for command in told:
+        in_time = command.tick > waiting.tick and (until is None or command.tick <= until)
+        if not in_time or command.kind not in {"approve", "deny"}:
+            continue
+        by = f"by {visible(command.by)}, {calendar.text(command.minutes)}"
+        if command.answer == "denied":
+            return f"denied {by}"
+        if command.answer == "judged":
+            return f"approved {by}: {_granted(waiting, later, command.tick)}"
+    return "not answered" if until is None else "superseded by a newer proposal"
+
+
+def _granted(waiting: Decision, later: Sequence[Decision], tick: int) -> str:
+    """What the guard said to a granted change, which it judges once more."""
+    same = (other for other in later if other.tick == tick and other.source == waiting.source)
+    outcome = next((other.outcome for other in same if other.proposer == waiting.proposer), "judged")
+    return outcome.replace("_", " ")
