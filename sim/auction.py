@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.units import MAX_MICROS
+from engine.campaigns import CampaignSet, ControlState
+from engine.units import MAX_MICROS, TickGrid
 from sim.kernel import helper
 from sim.traffic import Traffic
 
@@ -93,3 +94,12 @@ def charge(bid: int, price: int, ctr: float, first_price: bool, charged_per_clic
     if not charged_per_click:
         return amount
     return per_click(amount, ctr) if clicked else 0
+
+
+def check_call(grid: TickGrid, from_tick: int, to_tick: int, controls: ControlState, campaigns: CampaignSet) -> None:
+    """Refuse what a kernel, which trusts its columns, would read beyond their ends."""
+    if not 0 <= from_tick <= to_tick <= grid.ticks:
+        raise ValueError(f"ticks (=[{from_tick}, {to_tick})) must lie in the run's [0, {grid.ticks})")
+    given, wanted = (len(controls.bid), len(controls.weights)), (len(campaigns), campaigns.cells)
+    if given != wanted:
+        raise ValueError(f"controls (=of {given} campaigns and creatives) must be those of the members, {wanted}")

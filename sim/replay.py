@@ -26,7 +26,7 @@ from engine.events import (
 )
 from engine.policy import Batch
 from engine.units import Bool, Int64, TickGrid
-from sim.auction import bid_for, charge, most_charged
+from sim.auction import bid_for, charge, check_call, most_charged
 from sim.kernel import kernel
 
 _NO_BID = -1
@@ -93,7 +93,8 @@ class AuctionReplay:
         self._grid = factory.grid
         self._ties_win = factory.ties_win
         self._logged_bid = _NO_BID if factory.logged_bid_micros is None else factory.logged_bid_micros
-        campaigns = factory.campaigns.select(members)
+        campaigns = self._campaigns = factory.campaigns.select(members)
+        _check_places(rows, factory.campaigns)
         self._cells = campaigns.cells
         self._per_click: Bool = campaigns.charging == Charging.PER_CLICK
         self._daily: Bool = campaigns.period == Period.DAY
@@ -125,6 +126,7 @@ class AuctionReplay:
 
     def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
         """Replay the auctions of the ticks [from_tick, to_tick) under the members' controls."""
+        check_call(self._grid, from_tick, to_tick, controls, self._campaigns)
         stakes = (controls.bid.astype(np.int64), controls.budget.astype(np.int64), controls.paused)
         return self.enter(self.rows, from_tick, to_tick, stakes)
 
@@ -158,6 +160,17 @@ class AuctionReplay:
         self._pending = waiting[~due & (tick < self._grid.ticks)]
         np.add.at(counts[:, :, CONVERSIONS], (tick[due] - from_tick, waiting[due, 1]), 1)
         np.add.at(counts[:, :, REVENUE], (tick[due] - from_tick, waiting[due, 1]), waiting[due, 2])
+
+
+def _check_places(rows: Opportunities, campaigns: CampaignSet) -> None:
+    """Refuse rows whose creative is not one of their campaign's, or whose campaign the run does not have."""
+    owner = np.append(campaigns.cell_campaign, -1)
+    owns = owner[np.where((rows.cell >= 0) & (rows.cell < campaigns.cells), rows.cell, -1)] == rows.campaign
+    if not (owns & (rows.campaign >= 0)).all():
+        row = int(np.argmin(owns & (rows.campaign >= 0)))
+        raise ValueError(
+            f"cell (={rows.cell[row]}) of an opportunity must be one of its campaign (={rows.campaign[row]})"
+        )
 
 
 def _in_order(rows: Opportunities) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,13 @@ class Response:
                 raise ValueError(
                     f"{name} (={column[~((column >= 0) & np.isfinite(column))][0]}) must be >= 0 and finite"
                 )
+
+    def check_size(self, campaigns: CampaignSet) -> None:
+        """Refuse columns of another length than the set has campaigns, or creatives."""
+        for column in fields(self):
+            size, wanted = len(getattr(self, column.name)), campaigns.cells if column.name == "ctr" else len(campaigns)
+            if size != wanted:
+                raise ValueError(f"{column.name} (of length {size}) must be of length {wanted}, as in the campaign set")
 
     def select(self, campaigns: CampaignSet, members: Int64) -> Response:
         """The response to some campaigns of the set."""

@@ -13,7 +13,7 @@ from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.events import CONVERSIONS, COUNTS, REVENUE, Events, Kind, Opportunities, Status, TickCounts
 from engine.policy import Batch
 from engine.units import Bool, Int64, TickGrid
-from sim.auction import Market, PriceShock
+from sim.auction import Market, PriceShock, check_call
 from sim.exchange import (
     CONVERSION_COLUMNS,
     IMPRESSION_COLUMNS,
@@ -62,6 +62,7 @@ class WorldFactory:
             raise ValueError(
                 f"markets (={len(self.markets)}) must be {len(self.campaigns.markets)}, as in the campaign set"
             )
+        self.response.check_size(self.campaigns)
 
     def __call__(self, members: Int64) -> World:
         """The world of the campaigns at these ascending positions, which are all those of their markets."""
@@ -105,6 +106,7 @@ class World:
     def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
         """Hold the auctions of the ticks [from_tick, to_tick) under the members' controls."""
         grid = self._factory.grid
+        check_call(grid, from_tick, to_tick, controls, self._set)
         counts = np.zeros((to_tick - from_tick, self._set.cells, len(COUNTS)), dtype=np.int64)
         markets = self._open_markets(from_tick, to_tick)
         converted, impressions, opportunities, qualities = hold(

@@ -136,6 +136,14 @@ def test_rows_outside_the_calendar_are_refused() -> None:
         replays(np.array([0]))
 
 
+def test_rows_of_a_strange_creative_are_refused() -> None:
+    factory, _ = world_of([Campaign(), Campaign()])
+    for cell in (1, 2, -1):
+        rows = replace(log([1], [0], [1.0]), cell=np.array([cell], dtype=np.int32))
+        with pytest.raises(ValueError, match=rf"cell \(={cell}\) of an opportunity must be one of its campaign \(=0\)"):
+            AuctionReplayFactory(factory.campaigns, GRID, rows)(everyone(factory))
+
+
 def test_intervals_come_out_as_logged_whatever_the_controls() -> None:
     factory, controls = world_of([Campaign(), Campaign(ctrs=(0.1, 0.1)), Campaign()])
     rows = Intervals(

@@ -92,6 +92,26 @@ def test_a_state_is_where_a_world_can_go_on_from() -> None:
         assert same(again.events, after.events)
 
 
+def test_what_does_not_fit_the_world_is_refused() -> None:
+    factory, controls = world_of(CAMPAIGNS, MARKETS)
+    world = factory(np.array([1]))
+    with pytest.raises(
+        ValueError, match=r"controls \(=of \(7, 10\) campaigns and creatives\) must be those of the mem"
+    ):
+        world.advance(0, 1, controls)
+    mine = controls.select(factory.campaigns, np.array([1]))
+    with pytest.raises(ValueError, match=r"ticks \(=\[40, 49\)\) must lie in the run's \[0, 48\)"):
+        world.advance(40, 49, mine)
+    with pytest.raises(ValueError, match=r"cvr \(of length 6\) must be of length 7, as in the campaign set"):
+        replace(factory, response=replace(factory.response, cvr=np.zeros(6)))
+    with pytest.raises(ValueError, match=r"reach \(=1.5\) must be in \[0, 1\]"):
+        replace(factory.response, reach=np.full(7, 1.5))
+    with pytest.raises(ValueError, match=r"delay_hours \(=nan\) must be >= 0 and finite"):
+        replace(factory.response, delay_hours=np.full(7, np.nan))
+    with pytest.raises(ValueError, match=r"markets \(=1\) must be 3, as in the campaign set"):
+        replace(factory, markets=(MARKET,))
+
+
 def test_recording_changes_no_draw() -> None:
     outcomes = [
         run(factory(everyone(factory)), controls, WHOLE).counts.values

@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import gammaincc, kolmogorov, ndtr
 
-from engine.events import Kind, Opportunities
+from engine.events import BIDS, IMPRESSIONS, Kind, Opportunities
 from engine.policy import Batch
-from sim.auction import Market
+from sim.auction import Market, PriceShock
 from sim.traffic import Curves, Traffic
 from tests.sim.builders import GRID, Campaign, everyone, run, total, world_of
 
@@ -74,6 +74,14 @@ def test_a_reserve_is_the_least_price_anyone_pays() -> None:
     expected = reserve * below + partial(BID) - partial(reserve)
     assert abs(counts["spend_micros"] / counts["bids"] - expected) < SIGMAS * BID / math.sqrt(counts["bids"])
     assert total(simulate(Campaign(bid=reserve - 1, value_sigma=0.0), market))["impressions"] == 0
+
+
+def test_a_price_shock_moves_the_level_while_it_lasts() -> None:
+    market = replace(BUSY, shocks=(PriceShock(10, 30, 2.0), PriceShock(20, 40, 0.8)))
+    batch = simulate(Campaign(bid=BID, value_sigma=0.0), market)
+    for start, stop, factor in ((0, 10, 1.0), (10, 20, 2.0), (20, 30, 1.6), (30, 40, 0.8), (40, 48, 1.0)):
+        won, entered = batch.counts.values[start:stop, :, [IMPRESSIONS, BIDS]].sum(axis=(0, 1)).tolist()
+        assert_share(won, entered, float(ndtr(math.log(BID / (LEVEL * factor)) / PRICE_SIGMA)))
 
 
 def test_reach_thins_the_auctions() -> None:
