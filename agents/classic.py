@@ -117,7 +117,7 @@ class PacingPI:
         if not rows.size:
             return no_proposals(), memory
         versions = view.controls.version[rows, Knob.BID]
-        return proposals(rows, Knob.BID, wanted[rows], versions, Source.POLICY, "pacing", proposer=""), memory
+        return proposals(rows, Knob.BID, wanted[rows], versions, Source.POLICY, "pacing"), memory
 
     def _change(self, view: View, pace: _Pace) -> Float64:
         """Change of the log bid; where a period has just closed, the next one's plan starts without a debt."""
@@ -175,7 +175,7 @@ class DailyBudgets:
         wanted = self._within(view, memory, budget + self._moves(view, budget))
         rows = np.flatnonzero((wanted != budget) & ~view.controls.paused)
         versions = view.controls.version[rows, Knob.BUDGET]
-        return proposals(rows, Knob.BUDGET, wanted[rows], versions, Source.POLICY, "return", proposer=""), memory
+        return proposals(rows, Knob.BUDGET, wanted[rows], versions, Source.POLICY, "return"), memory
 
     def _moves(self, view: View, budget: Int64) -> Float64:
         """Micros to add to each budget: the falls, and rises that sum to no more than the falls."""

@@ -212,7 +212,7 @@ def proposals(
         base_version=np.broadcast_to(_places(base_version, np.int64, -1), shape),
         source=np.full(shape, source, dtype=np.uint8),
         note=np.zeros(shape, dtype=np.int32),
-        notes=(Note(proposer or source.name.lower(), note),),
+        notes=(Note(source.name.lower() if proposer is None else proposer, note),),
     )
 
 

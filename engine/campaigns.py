@@ -82,12 +82,12 @@ class CampaignSet:
         return np.repeat(np.arange(len(self)), np.diff(self.cell_start))
 
     def index(self, campaign: str) -> int:
-        """Position of a campaign id, or a KeyError that says which there are."""
+        """Position of a campaign id, or a BadInput that says which there are."""
         try:
             return self.ids.index(campaign)
         except ValueError:
             known = ", ".join(self.ids[:5]) + (" …" if len(self) > 5 else "")
-            raise KeyError(f"campaign (={campaign!r}) is not in this run: it has {known}") from None
+            raise BadInput(f"campaign (={campaign!r}) is not in this run: it has {known}") from None
 
     def cells_of(self, members: Int64) -> Int64:
         """Cells of the given campaigns, in order."""

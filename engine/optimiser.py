@@ -45,6 +45,10 @@ class Assignment:
     source: Source
     name: str
 
+    def __post_init__(self) -> None:
+        if self.source not in {Source.RULE, Source.SCRIPT, Source.POLICY}:
+            raise ValueError(f"source (={self.source.name}) of a policy must be RULE, SCRIPT or POLICY: people command")
+
 
 class _Pending(NamedTuple):
     """Rows that wait for a person's approval, the tick at which they were judged and under which limits."""
@@ -190,6 +194,8 @@ class OptimiserMachine:
         return batches, answers
 
     def _serve_one(self, view: View, command: Command) -> _Batch | str:
+        if not 0 <= command.campaign < len(self._campaigns):
+            return "unknown_campaign"
         match command.kind:
             case CommandKind.DENY:
                 return "denied" if self._pending.pop((command.campaign, command.knob), None) else "nothing_pending"
@@ -275,13 +281,14 @@ class OptimiserMachine:
 
 def _in_the_name_of(assignment: Assignment, rows: Proposals) -> Proposals:
     """A policy's rows, its campaigns numbered as in the run (−1 for one it does not have), its name as proposer."""
+    scripted = assignment.source is Source.SCRIPT  # a script speaks for several; a policy cannot call itself otherwise
     known = (rows.campaign >= 0) & (rows.campaign < len(assignment.members))
     positions = assignment.members[np.where(known, rows.campaign, 0)]
     return replace(
         rows,
         campaign=np.where(known, positions, -1).astype(np.int32),
         source=np.full(len(rows), assignment.source, dtype=np.uint8),
-        notes=tuple(note._replace(proposer=note.proposer or assignment.name) for note in rows.notes),
+        notes=rows.notes if scripted else tuple(note._replace(proposer=assignment.name) for note in rows.notes),
     )
 
 

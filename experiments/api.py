@@ -226,8 +226,8 @@ def resume(
 ) -> Run:
     """Go on with a run that was interrupted or lost, to the very end it would have had.
 
-    It goes back to the folder's last checkpoint; the rounds that its ledger holds after it are decided again and have to
-    come out the same.
+    It goes back to the folder's last checkpoint; the rounds that its ledger holds after it are decided again and have
+    to come out the same.
 
     Parameters
     ----------

@@ -160,6 +160,10 @@ class _RayCast:
         self.optimiser = OptimiserActor.options(name="optimiser").remote(self._shared, str(folder.absolute() / LEDGER))
         self._homes = self._settle()
 
+    @property
+    def layout(self) -> str:
+        return f"{len(self._parts)} shards"
+
     def _settle(self) -> list[tuple[Int64, Any]]:
         """Create the actors that hold campaigns; who lives where."""
         return [
@@ -220,6 +224,10 @@ class _ApartCast(_RayCast):
             np.array_split(np.arange(len(members)), -(-len(members) // campaigns_per_actor)) for members in parts
         ]
         super().__init__(plan, folder, parts)
+
+    @property
+    def layout(self) -> str:
+        return f"{len(self._parts)} markets, {len(self._homes)} campaign actors"
 
     def _settle(self) -> list[tuple[Int64, Any]]:
         self._markets = [

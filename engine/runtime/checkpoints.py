@@ -25,6 +25,8 @@ class Checkpoint:
 
     Attributes
     ----------
+    layout:
+        How the runner keeps campaigns apart; a runner that does so otherwise cannot use the hosts' states.
     span:
         The next span to live through.
     approved:
@@ -35,6 +37,7 @@ class Checkpoint:
         What the tables hold.
     """
 
+    layout: str
     span: int
     approved: Approved
     hosts: tuple[bytes, ...]
@@ -70,13 +73,14 @@ class Checkpoints:
         for old in self._files()[:-_KEPT]:
             old.unlink()
 
-    def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole."""
+    def latest(self, layout: str) -> Checkpoint | None:
+        """The newest checkpoint of this layout that is whole."""
         for path in reversed(self._files()):
             content = path.read_bytes()
             if hashlib.sha256(content[_DIGEST_BYTES:]).digest() == content[:_DIGEST_BYTES]:
                 checkpoint: Checkpoint = pickle.loads(content[_DIGEST_BYTES:])  # noqa: S301 - our own bytes, just checked
-                return checkpoint
+                if checkpoint.layout == layout:
+                    return checkpoint
         return None
 
     def _files(self) -> list[Path]:

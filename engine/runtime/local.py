@@ -48,6 +48,11 @@ class LostError(Exception):
 class Cast(Protocol):
     """Who plays a run: shards and an optimiser, near or far. What it hands out are values, or references to them."""
 
+    @property
+    def layout(self) -> str:
+        """How it keeps campaigns apart; states go to casts of the same layout alone."""
+        ...
+
     def restore(self, states: Sequence[bytes] | None) -> None:
         """Bring all to a checkpoint, or to the beginning; whoever is gone is there again."""
         ...
@@ -81,7 +86,7 @@ def carry_out(plan: Plan, cast: Cast, folder: Path, watch: Watcher | None = None
     """
     checkpoints = Checkpoints(folder, every, plan.rehearsal)
     recorder = Recorder(folder, plan.campaigns, plan.grid)
-    begins = checkpoints.latest()
+    begins = checkpoints.latest(cast.layout)
     recorder.restore(begins.recorder if begins else None)
     losses, reached = 0, recorder.tick
     while True:
@@ -93,7 +98,7 @@ def carry_out(plan: Plan, cast: Cast, folder: Path, watch: Watcher | None = None
             reached = recorder.tick
             if losses > LOSSES:
                 raise
-            begins = checkpoints.latest()
+            begins = checkpoints.latest(cast.layout)
         else:
             recorder.finish()
             return outcome
@@ -164,7 +169,7 @@ class _Drive:
         (round_,) = self._cast.values([approved])
         state = self._recorder.cut()
         self._plan.rehearsal(Moment.BEFORE_CHECKPOINT, state.tick)
-        self._checkpoints.save(Checkpoint(span, round_, hosts, state))
+        self._checkpoints.save(Checkpoint(self._cast.layout, span, round_, hosts, state))
 
 
 class LocalRunner:
@@ -189,6 +194,10 @@ class LocalRunner:
 
 class _LocalCast:
     """Hosts in this process; references are the values themselves."""
+
+    @property
+    def layout(self) -> str:
+        return f"{len(self._shards)} shards"
 
     def __init__(self, plan: Plan, shards: int, folder: Path) -> None:
         self._optimiser = OptimiserHost(plan, str(folder / LEDGER))

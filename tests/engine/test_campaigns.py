@@ -137,7 +137,7 @@ def test_a_selection_keeps_specifications_and_cells() -> None:
 def test_an_unknown_campaign_is_told_which_there_are() -> None:
     campaigns = campaign_set([1] * 7)
     assert campaigns.index("campaign-6") == 6
-    with pytest.raises(KeyError, match=r"campaign \(='x'\) is not in this run: it has campaign-0, .*, campaign-4 …"):
+    with pytest.raises(BadInput, match=r"campaign \(='x'\) is not in this run: it has campaign-0, .*, campaign-4 …"):
         campaigns.index("x")
 
 
