@@ -11,7 +11,7 @@ import pytest
 
 from agents.checks import check_policy
 from agents.ecpc import EcpcPid
-from engine.actions import Knob, Note, Source
+from engine.actions import Knob, Source
 from engine.events import CLICKS, COUNTS, SPEND
 from engine.policy import Policy, View
 from engine.units import TickGrid
@@ -61,7 +61,7 @@ def test_the_bid_goes_from_its_base_towards_base_times_exp_phi_by_at_most_a_quar
     assert set(rows.knob.tolist()) == {Knob.BID}
     assert rows.wanted.tolist() == [math.floor(builders.BID * math.exp(0.1)), builders.BID * 3 // 4]
     assert (rows.source == Source.POLICY).all()
-    assert rows.notes == (Note("policy", "eCPC"),)
+    assert [note.text for note in rows.notes] == ["eCPC"]
 
 
 def test_the_band_and_the_hard_bounds_are_kept():
