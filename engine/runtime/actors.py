@@ -30,9 +30,7 @@ from engine.units import Int64
 # Ray reads these when it is imported: no usage report is sent, and nothing is printed that a user cannot act on.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault(
-    "RAY_BACKEND_LOG_LEVEL", "fatal"
-)  # it warns of restarts without arguments: we keep those (_shared)
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warning of lost arguments: we keep ours
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a lost process's answers are asked for again, not read
 import ray
 from ray.exceptions import RayError, RayTaskError
