@@ -57,8 +57,8 @@
   const SHOWN = ['spend', 'opportunities', 'win_rate', 'cpm', 'ctr', 'cvr', 'cpc', 'cpa', 'roas', 'score'];
 
   function span(minutes) {
-    if (minutes % 1440 === 0) return minutes === 1440 ? 'day' : `${minutes / 1440} days`;
-    if (minutes % 60 === 0) return minutes === 60 ? 'hour' : `${minutes / 60} hours`;
+    if (minutes % 1440 === 0) return minutes === 1440 ? '1 day' : `${minutes / 1440} days`;
+    if (minutes % 60 === 0) return minutes === 60 ? '1 hour' : `${minutes / 60} hours`;
     return `${minutes} minutes`;
   }
 
@@ -109,6 +109,9 @@
   const rowOf = new Map(rows.map((row) => [Number(row.dataset.place), row]));
   const cards = new Map();
 
+  // Long names differ at their ends as often as at their beginnings.
+  const brief = (name) => (name.length > 20 ? `${name.slice(0, 10)}…${name.slice(-9)}` : name);
+
   function drawCards(name) {
     const { key, format, total } = MEASURES[name], grid = document.getElementById('cards');
     grid.textContent = '';
@@ -116,15 +119,15 @@
       const values = campaign.coarse[key], known = values.filter((value) => value !== null);
       const low = known.length ? format(Math.min(...known)) : '', high = known.length ? format(Math.max(...known)) : '';
       const card = node('button', { className: 'card', type: 'button', title: campaign.id, onclick: () => choose(place, true) },
-        node('b', { textContent: campaign.id }),
+        node('b', { textContent: brief(campaign.id) }),
         node('span', {}, node('em', { textContent: unless(campaign.total[key], format) }),
           node('span', { textContent: known.length ? (total ? `max ${high}` : `${low} … ${high}`) : 'unknown' })),
         spark(values, run.coarse, total));
       cards.set(place, card);
     });
-    const meaning = total ? 'total of the run, and the highest' : 'over the whole run, and the lowest and highest';
-    document.getElementById('measure-hint').textContent =
-      `Bold: ${meaning} value of ${span(run.coarse.width) === 'day' ? 'a day' : `${span(run.coarse.width)}`}. Each chart has its own scale from 0.`;
+    document.getElementById('measure-hint').textContent = total
+      ? `Bold: total of the run; beside it the most in ${span(run.coarse.width)}. Each chart has its own scale from 0.`
+      : `Bold: over the whole run; beside it the lowest and highest in ${span(run.coarse.width)}. Each chart has its own scale from 0.`;
     arrange();
   }
 
@@ -132,7 +135,7 @@
   function arrange() {
     const shown = [...document.querySelectorAll('#ranking tbody tr:not([hidden])')].map((row) => cards.get(Number(row.dataset.place)));
     document.getElementById('cards').replaceChildren(...shown.filter(Boolean));
-    document.getElementById('found').textContent = shown.length === rows.length ? `${rows.length} campaigns` : `${shown.length} of ${rows.length} campaigns`;
+    document.getElementById('found').textContent = (shown.length === rows.length ? '' : `${shown.length} of `) + (rows.length === 1 ? '1 campaign' : `${rows.length} campaigns`);
   }
 
   function sortBy(column, descending) {
@@ -255,7 +258,7 @@
 
   function axes(range, breaks, extra) {
     return {
-      height: 190, margin: { l: 58, r: 10, t: 8, b: 30 }, showlegend: false, hovermode: 'x unified', dragmode: coarsePointer ? false : 'zoom',
+      height: 198, margin: { l: 58, r: 10, t: 8, b: 38 }, showlegend: false, hovermode: 'x unified', dragmode: coarsePointer ? false : 'zoom',
       paper_bgcolor: '#fff', plot_bgcolor: '#fff', font: { family: 'system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif', size: 11, color: '#55616d' },
       hoverlabel: { bgcolor: '#fff', bordercolor: '#c3cbd3', align: 'left', namelength: -1, font: { color: INK, size: 12 } },
       xaxis: { type: 'date', range: range.map(iso), rangebreaks: breaks, showgrid: false, linecolor: '#c3cbd3', ticks: 'outside', ticklen: 3, tickcolor: '#c3cbd3', tickformatstops: [{ dtickrange: [null, 43200000], value: '%H:%M\n%-d %b' }, { dtickrange: [43200001, 'M1'], value: '%-d %b' }], nticks: 8, hoverformat: '%-d %b %H:%M', fixedrange: coarsePointer },
@@ -327,7 +330,7 @@
     values.forEach((value, place) => {
       if (place > 0 && bins.opens[place] - bins.opens[place - 1] > bins.width + 2879) { x.push(iso(bins.opens[place])); y.push(null); }
       x.push(iso(bins.opens[place])); y.push(value === null ? null : value / scale);
-      if (place === values.length - 1) { x.push(iso(bins.opens[place] + bins.width)); y.push(value === null ? null : value / scale); }
+      if ((values[place + 1] ?? null) === null) { x.push(iso(bins.opens[place] + bins.width)); y.push(value === null ? null : value / scale); }
     });
     return { x, y };
   }
@@ -344,7 +347,7 @@
     const traces = [line(spend, BLUE, 'spent', { fill: 'tozeroy', fillcolor: 'rgba(0,114,178,0.10)', yhoverformat: money6 }),
       line(steps(fine, detail.budget_micros, 1e6), INK, 'budget', { line: { color: INK, width: 1.2, shape: 'hv' }, yhoverformat: money6 })];
     if (!daily) traces.push(line(planned(fine, detail.budget_micros, run.plans[campaign.plan.curve], campaign.period), GREY, 'plan', { line: { color: GREY, width: 1.2, dash: 'dot' }, yhoverformat: money6 }));
-    draw(place, traces, layout({ height: 230 }));
+    draw(place, traces, layout({ height: 238 }));
   }
 
   function bandTraces(detail, end) {
@@ -368,7 +371,7 @@
     const shapes = [least, most].filter(inside).map((bound) => ({ type: 'line', xref: 'paper', x0: 0, x1: 1, y0: bound / 1e6, y1: bound / 1e6, line: { color: RED, width: 1, dash: 'dash' } }));
     const paused = detail.paused.map(([from, until]) => ({ type: 'rect', yref: 'paper', y0: 0, y1: 1, x0: iso(from), x1: iso(until), fillcolor: 'rgba(85,97,109,0.12)', line: { width: 0 }, layer: 'below', label: { text: 'paused', textposition: 'top center', font: { size: 10, color: '#55616d' } } }));
     const bid = line(steps(run.fine, detail.bid_micros, 1e6), BLUE, 'bid', { line: { color: BLUE, width: 1.6, shape: 'hv' }, yhoverformat: ',.6~f' });
-    const base = layout({ height: 230, shapes: [...shapes, ...paused] });
+    const base = layout({ height: 238, shapes: [...shapes, ...paused] });
     base.yaxis = { ...base.yaxis, range: [0, top / 1e6] };
     draw(place, [...bandTraces(detail, range[1]), bid], base);
   }
@@ -388,7 +391,7 @@
       return { type: 'scatter', mode: 'markers', name: MARKS[kind][1], x: mine.map((each) => iso(each.minutes)), y: mine.map((each) => each.knob), text: mine.map(text), hovertemplate: '%{text}<extra></extra>',
         marker: { symbol: MARKS[kind][3], color: MARKS[kind][2], size: routine.map((small) => (small ? 4 : 10)), opacity: routine.map((small) => (small ? 0.55 : 1)), line: { width: kind === 'refused' ? 2.4 : 1, color: MARKS[kind][2] } } };
     });
-    const base = layout({ height: 64 + 30 * lanes.length, hovermode: 'closest' });
+    const base = layout({ height: 72 + 30 * lanes.length, hovermode: 'closest' });
     base.yaxis = { type: 'category', categoryorder: 'array', categoryarray: lanes, range: [-0.6, lanes.length - 0.4], gridcolor: '#edf0f2', fixedrange: true };
     draw(place, traces, base);
   }
@@ -398,14 +401,11 @@
   function rateChart(grid, name, campaign, values, bins, layout, cases) {
     const { name: title, format, micros, share, key } = MEASURES[name], target = run.targets[name];
     const total = campaign.total[key];
-    const keys = [[total === undefined ? '' : `${unless(total, format)} over the run`, BLUE]];
+    const keys = total === undefined || total === null ? [] : [[`${format(total)} ${MEASURES[name].total ? 'in all' : 'over the run'}`, BLUE]];
     const known = values.filter((value) => value !== null);
+    if (!known.length) return `${title} (${(campaign.unknown[key] || 'unknown throughout').replace(/\.$/, '')})`;
     const unit = micros ? `, ${run.currency}` : '';
     const place = frame(grid, title + unit, keys, false);
-    if (!known.length) {
-      place.append(node('p', { className: 'none', textContent: campaign.unknown[key] || 'Unknown throughout.' }));
-      return;
-    }
     const scale = micros ? 1e6 : 1, middle = bins.width / 2;
     const x = [], y = [], text = [];
     values.forEach((value, at) => {
@@ -426,6 +426,7 @@
       base.yaxis.range = [0, Math.max(most, target) * 1.12];
     }
     draw(place, [trace], base);
+    return null;
   }
   // A known value between two unknown ones has no line: it is shown as a point.
   function isolated(trace) {
@@ -464,13 +465,14 @@
     spendChart(grid, campaign, detail, layout);
     bidChart(grid, campaign, detail, layout, range);
     changesChart(grid, told, layout);
-    for (const name of ['win_rate', 'ctr', 'cvr', 'cpa', 'roas', 'score']) {
-      const counts = campaign.coarse;
-      rateChart(grid, name, campaign, counts[MEASURES[name].key], run.coarse, layout, OF[name] && ((at) => OF[name](counts, at)));
-    }
-    rateChart(grid, 'cpm', campaign, detail.cpm_micros, run.fine, layout, null);
-    rateChart(grid, 'opportunities', campaign, detail.opportunities, run.fine, layout, null);
-    if (detail.outside) rateChart(grid, 'outside', campaign, detail.outside, run.fine, layout, null);
+    const counts = campaign.coarse;
+    const missing = ['win_rate', 'ctr', 'cvr', 'cpa', 'roas', 'score'].map((name) =>
+      rateChart(grid, name, campaign, counts[MEASURES[name].key], run.coarse, layout, OF[name] && ((at) => OF[name](counts, at))));
+    missing.push(rateChart(grid, 'cpm', campaign, detail.cpm_micros, run.fine, layout, null));
+    missing.push(rateChart(grid, 'opportunities', campaign, detail.opportunities, run.fine, layout, null));
+    if (detail.outside) missing.push(rateChart(grid, 'outside', campaign, detail.outside, run.fine, layout, null));
+    const untold = missing.filter((text) => text !== null);
+    if (untold.length) grid.append(node('p', { className: 'none wide', textContent: `Without a chart, since there is nothing to draw: ${untold.join('; ')}.` }));
     const log = node('div');
     area.append(node('h3', { textContent: `All judged changes of ${campaign.id}` }), log);
     if (detail.left_out) area.append(node('p', { className: 'hint', textContent: `The first ${number(detail.left_out, 0)} are left out here; actions.parquet holds them.` }));

@@ -30,17 +30,18 @@ _NAV = (
     ("markets", "Markets"),
     ("about", "How to read this"),
 )
+_SMALL_CTR = 0.01
 _RANKING = (  # of the summary: name, heading, format, factor
     ("spend", "Spend", "{:,.2f}", 1),
     ("revenue", "Revenue", "{:,.2f}", 1),
     ("roas", "ROAS", "{:,.2f}", 1),
     ("score", "Score", "{:.0f}", 1),
     ("impressions", "Impr.", "{:,.0f}", 1),
-    ("win_rate", "Win rate", "{:.1f} %", 100),
+    ("win_rate", "Win rate", "{:.1f}\u00a0%", 100),
     ("clicks", "Clicks", "{:,.0f}", 1),
-    ("ctr", "CTR", "{:.2f} %", 100),
+    ("ctr", "CTR", "{:.2f}\u00a0%", 100),
     ("conversions", "Conv.", "{:,.0f}", 1),
-    ("cvr", "CVR", "{:.2f} %", 100),
+    ("cvr", "CVR", "{:.2f}\u00a0%", 100),
     ("cpc", "CPC", "{:,.3f}", 1),
     ("cpa", "CPA", "{:,.2f}", 1),
     ("changes", "Changes", "{:,.0f}", 1),
@@ -62,7 +63,7 @@ def page(run: Run, table: Table, data: PageData, found: Sequence[Decision]) -> s
         "css": _part("page.css"),
         "figures": "".join(_figures(run, table)),
         "facts": "".join(_facts(run)),
-        "notices": "".join(f'<p class="notice">{escaped(line)}</p>' for line in _notices(run, table)),
+        "notices": _notice(list(_notices(run, table))),
         "headings": "".join(_headings(table)),
         "ranking": "\n".join(_ranking(run, table)),
         "decided": escaped(_decided(found, data)),
@@ -129,9 +130,10 @@ def _figures(run: Run, table: Table) -> Iterator[str]:
     yield _figure("Clicks", "clicks", totals["clicks"], "{:,.0f}")
     yield _figure("Conversions", "conversions", totals["conversions"], "{:,.0f}")
     yield _figure("Score", "score", overall["score"].value, "{:.0f}")
-    yield _figure("Changes", "applied", judged["applied"] - judged["rolled_back"], "{:,.0f}")
     if judged["recorded"]:
         yield _figure("Judged only", "recorded", judged["recorded"], "{:,.0f}")
+    else:
+        yield _figure("Changes", "applied", judged["applied"] - judged["rolled_back"], "{:,.0f}")
     yield _figure("Refusals", "refused", judged["refused"], "{:,.0f}")
     yield _figure("Rollbacks", "rolled_back", judged["rolled_back"], "{:,.0f}")
 
@@ -158,6 +160,10 @@ def _facts(run: Run) -> Iterator[str]:
     for name, value in (facts | digests).items():
         shown = f"<code>{escaped(value)}</code>" if name in digests else escaped(value)
         yield f"<dt>{escaped(name)}</dt><dd>{shown}</dd>"
+
+
+def _notice(lines: Sequence[str]) -> str:
+    return f'<p class="notice">{"<br>".join(map(escaped, lines))}</p>' if lines else ""
 
 
 def _notices(run: Run, table: Table) -> Iterator[str]:
@@ -196,13 +202,14 @@ def _headings(table: Table) -> Iterator[str]:
 
 def _ranking(run: Run, table: Table) -> Iterator[str]:
     summary, words = run.summary, _words(table)
+    finer = {"ctr": "{:.3f}\u00a0%"} if summary["ctr"].max() < _SMALL_CTR else {}
     for rank, place in enumerate(ranked(table)):
         name = table.ids[place]
         first, *others = (escaped(column[place]) for column in words.values())
         row = summary.loc[name]
         cells = [f'<td class="word"><a href="#campaign">{first}</a></td>']
         cells += [f'<td class="word">{word}</td>' for word in others]
-        cells += [_cell(row[key], style, factor) for key, _, style, factor in _RANKING]
+        cells += [_cell(row[key], finer.get(key, style), factor) for key, _, style, factor in _RANKING]
         yield f'<tr data-place="{rank}">{"".join(cells)}</tr>'
 
 

@@ -40,12 +40,15 @@ class Words:
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
+        self._shown: dict[str, str] = {}
 
     def place(self, word: str | None) -> int | None:
         """Where the word stands, made visible; None for no word."""
         if word is None:
             return None
-        return self._places.setdefault(visible(word), len(self._places))
+        if word not in self._shown:
+            self._shown[word] = visible(word)
+        return self._places.setdefault(self._shown[word], len(self._places))
 
     @property
     def known(self) -> list[str]:
