@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # the heavy rooms are imported by the command that needs them
     from engine.runtime.local import Progress
     from experiments.api import Run, Runner
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     help="A digital twin for advertising campaigns: simulate, replay and audit them under one safety guard.",
     no_args_is_help=True,
@@ -141,10 +143,12 @@ def main() -> None:
     """Run the command line; a person's mistake ends in one sentence, not in a traceback."""
     try:
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # Typer's own answer to Ctrl-C, which says nothing
+            raise KeyboardInterrupt
     except BadInput as error:
         code = _told(str(error), 2)
-    except (KeyboardInterrupt, typer.Abort):  # Typer turns the one into the other
-        code = _told("interrupted: the run can go on with --resume and its folder", 130)
+    except KeyboardInterrupt:
+        code = _told("interrupted: the run can go on with --resume and its folder", _INTERRUPTED)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not a usage error of the command line
             raise
