@@ -200,11 +200,11 @@ class _RayCast:
         home = next(actor for members, actor in self._homes if position in members)
         return CampaignHandle(campaign, position, home, self.optimiser)
 
-    def step(self, approved: Any, from_tick: int, to_tick: int) -> tuple[list[Any], list[Any], list[Any]]:
+    def step(self, approved: Any, from_tick: int, to_tick: int) -> tuple[list[Any], list[Any]]:
         approved = approved if isinstance(approved, ray.ObjectRef) else ray.put(approved)
-        steps = [shard.step.options(num_returns=3).remote(approved, from_tick, to_tick) for _, shard in self._homes]
-        reports, traces, records = zip(*steps, strict=True)
-        return list(reports), list(traces), list(records)
+        steps = [shard.step.options(num_returns=2).remote(approved, from_tick, to_tick) for _, shard in self._homes]
+        reports, records = zip(*steps, strict=True)
+        return list(reports), list(records)
 
     def decide(self, tick: int, reports: list[Any]) -> Any:
         return self.optimiser.decide.remote(tick, *reports)
@@ -248,21 +248,18 @@ class _ApartCast(_RayCast):
     def _everybody(self) -> list[Any]:
         return [*super()._everybody(), *self._markets]
 
-    def step(self, approved: Any, from_tick: int, to_tick: int) -> tuple[list[Any], list[Any], list[Any]]:
+    def step(self, approved: Any, from_tick: int, to_tick: int) -> tuple[list[Any], list[Any]]:
         approved = approved if isinstance(approved, ray.ObjectRef) else ray.put(approved)
         actors = iter([actor for _, actor in self._homes])
-        reports, traces, records = [], [], []
+        reports, records = [], []
         for market, groups in zip(self._markets, self._groups, strict=True):
             mine = [next(actors) for _ in groups]
             controls = [actor.apply.remote(approved) for actor in mine]
             advance = market.advance_apart.options(num_returns=len(groups) + 1)
             *counts, record = advance.remote(from_tick, to_tick, groups, *controls)
             records.append(record)
-            for actor, count in zip(mine, counts, strict=True):
-                report, trace = actor.observe.options(num_returns=2).remote(count)
-                reports.append(report)
-                traces.append(trace)
-        return reports, traces, records
+            reports += [actor.observe.remote(count) for actor, count in zip(mine, counts, strict=True)]
+        return reports, records
 
 
 def _get(references: Any) -> Any:

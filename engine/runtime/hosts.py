@@ -46,22 +46,15 @@ STEADY = ("bid_micros", "budget_micros", "paused")
 
 @dataclass(frozen=True)
 class Report:
-    """What the optimiser needs to know of some campaigns after a step."""
+    """What some campaigns tell after a step: the optimiser their view and its results, the metrics table their counts.
+
+    It is one object, since Ray hands it to both without copying it, and every further object costs both a wait.
+    """
 
     members: Int64
     view: View
     results: NDArray[Any]  # uint8, a Result per row of the last round that concerns them
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What the metrics table keeps of some campaigns over a span.
-
-    `values` is int64[ticks, members, len(STEADY) + len(COUNTS)]: the controls in force, then the counts.
-    """
-
-    members: Int64
-    values: Int64
+    counts: Int64  # [ticks, members, len(COUNTS)]; the view's controls were in force at all of these ticks
 
 
 @dataclass(frozen=True)
@@ -105,13 +98,14 @@ class CampaignHost:
         self._plan.rehearsal(Moment.AFTER_APPLY, tick)
         return self._machine.state.controls
 
-    def observe(self, counts: TickCounts) -> tuple[Report, Trace]:
+    def observe(self, counts: TickCounts) -> Report:
         """Count what happened over a span, and publish."""
         self._machine.handle(Advanced(counts))
         (published,) = self._machine.handle(Publish(counts.first_tick + counts.ticks - 1))
         assert isinstance(published, Published)
         self._plan.rehearsal(Moment.AFTER_SPAN, counts.first_tick)
-        return Report(self.members, published.view, self._results), Trace(self.members, self._rows(counts))
+        by_campaign = counts.of_campaigns(self.campaigns.cell_start)
+        return Report(self.members, published.view, self._results, by_campaign)
 
     def snapshot(self, campaign: int) -> tuple[dict[str, int], Int64]:
         """Controls and lifetime counts of one campaign, by its position in the run."""
@@ -120,13 +114,6 @@ class CampaignHost:
         steady = (controls.bid, controls.budget, controls.paused)
         known = {name: int(column[place]) for name, column in zip(STEADY, steady, strict=True)}
         return known, self._machine.state.lifetime.get()[place]
-
-    def _rows(self, counts: TickCounts) -> Int64:
-        controls = self._machine.state.controls
-        by_campaign = counts.of_campaigns(self.campaigns.cell_start)
-        steady = np.stack([controls.bid, controls.budget, controls.paused.astype(np.int64)], axis=1)
-        repeated = np.broadcast_to(steady, (counts.ticks, *steady.shape))
-        return np.concatenate([repeated, by_campaign], axis=2)
 
 
 class SourceHost:
@@ -188,12 +175,12 @@ class ShardHost:
         self._source.restore(of_source)
         self._campaigns.restore(of_campaigns)
 
-    def step(self, approved: Approved, from_tick: int, to_tick: int) -> tuple[Report, Trace, Records]:
+    def step(self, approved: Approved, from_tick: int, to_tick: int) -> tuple[Report, Records]:
         """Apply the last round, live through a span, and report."""
         controls = self._campaigns.apply(approved)
         batch = self._source.advance(from_tick, to_tick, controls)
-        report, trace = self._campaigns.observe(batch.counts)
-        return report, trace, Records(batch.events, batch.opportunities, batch.auctions)
+        report = self._campaigns.observe(batch.counts)
+        return report, Records(batch.events, batch.opportunities, batch.auctions)
 
     def snapshot(self, campaign: int) -> tuple[dict[str, int], Int64]:
         """Controls and lifetime counts of one campaign."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from engine.actions import Approved
 from engine.runtime.checkpoints import EVERY, Checkpoint, Checkpoints
-from engine.runtime.hosts import OptimiserHost, Records, Report, ShardHost, Trace
+from engine.runtime.hosts import OptimiserHost, Records, Report, ShardHost
 from engine.runtime.plan import Moment, Plan, partition
 from engine.runtime.store import LEDGER
 from engine.runtime.tables import Recorder, Totals
@@ -61,8 +61,8 @@ class Cast(Protocol):
         """What a checkpoint keeps of everybody, after what was asked of them so far."""
         ...
 
-    def step(self, approved: Any, from_tick: int, to_tick: int) -> tuple[list[Any], list[Any], list[Any]]:
-        """All shards apply, live and report: their reports, traces and records."""
+    def step(self, approved: Any, from_tick: int, to_tick: int) -> tuple[list[Any], list[Any]]:
+        """All shards apply, live and report: their reports and records."""
         ...
 
     def decide(self, tick: int, reports: list[Any]) -> Any:
@@ -109,7 +109,7 @@ class _Flying(NamedTuple):
 
     from_tick: int
     to_tick: int
-    traces: list[Any]
+    reports: list[Any]
     records: list[Any]
     span: int
     approved: Any
@@ -140,12 +140,12 @@ class _Drive:
         reports: list[Any] = []
         for span in range(begins.span if begins else 0, len(spans)):
             from_tick, to_tick = spans[span]
-            reports, traces, records = cast.step(approved, from_tick, to_tick)
+            reports, records = cast.step(approved, from_tick, to_tick)
             if to_tick < plan.grid.ticks:
                 approved = cast.decide(to_tick - 1, reports)
             due = self._checkpoints.due(span + 1) and to_tick < plan.grid.ticks
             states = cast.states() if due else None
-            self._flying.append(_Flying(from_tick, to_tick, traces, records, span + 1, approved, states))
+            self._flying.append(_Flying(from_tick, to_tick, reports, records, span + 1, approved, states))
             if len(self._flying) > IN_FLIGHT:
                 self._land()
         while self._flying:
@@ -158,7 +158,7 @@ class _Drive:
         """Take the oldest flying span into the tables, and keep the checkpoint after it."""
         flown, cast, recorder = self._flying.popleft(), self._cast, self._recorder
         ticks = flown.to_tick - flown.from_tick
-        recorder.take(flown.from_tick, ticks, cast.values(flown.traces), cast.values(flown.records))
+        recorder.take(flown.from_tick, ticks, cast.values(flown.reports), cast.values(flown.records))
         if flown.states is not None and recorder.tick == flown.to_tick:
             self._keep(flown.span, flown.approved, flown.states)
         if self._watch:
@@ -212,11 +212,9 @@ class _LocalCast:
     def states(self) -> list[bytes]:
         return [self._optimiser.state(), *(shard.state() for shard in self._shards)]
 
-    def step(self, approved: Approved, from_tick: int, to_tick: int) -> tuple[list[Report], list[Trace], list[Records]]:
-        reports, traces, records = zip(
-            *(shard.step(approved, from_tick, to_tick) for shard in self._shards), strict=True
-        )
-        return list(reports), list(traces), list(records)
+    def step(self, approved: Approved, from_tick: int, to_tick: int) -> tuple[list[Report], list[Records]]:
+        reports, records = zip(*(shard.step(approved, from_tick, to_tick) for shard in self._shards), strict=True)
+        return list(reports), list(records)
 
     def decide(self, tick: int, reports: list[Report]) -> Approved:
         return self._optimiser.decide(tick, *reports)

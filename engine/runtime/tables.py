@@ -24,7 +24,7 @@ from engine.campaigns import CampaignSet
 from engine.events import BIDS, CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OUTSIDE_SUPPORT, REVENUE, SPEND
 from engine.guard import Outcome, Reason
 from engine.ledger import Record, RecordKind, Round, decode_round, explain
-from engine.runtime.hosts import STEADY, Records, Trace
+from engine.runtime.hosts import STEADY, Records, Report
 from engine.runtime.records import (
     EVENTS,
     METADATA,
@@ -172,13 +172,16 @@ class Recorder:
                 if path.name.endswith(_DRAFT) or _first_tick(path) >= state.tick:
                     path.unlink()
 
-    def take(self, first_tick: int, ticks: int, traces: Sequence[Trace], records: Sequence[Records]) -> None:
+    def take(self, first_tick: int, ticks: int, reports: Sequence[Report], records: Sequence[Records]) -> None:
         """Take the next span, from all campaigns; one that was taken before changes nothing."""
         if first_tick + ticks <= self.tick:
             return
         values = np.empty((ticks, len(self._campaigns), len(STEADY) + len(COUNTS)), dtype=np.int64)
-        for trace in traces:
-            values[:, trace.members] = trace.values
+        for report in reports:
+            controls = report.view.controls
+            steady = np.stack([controls.bid, controls.budget, controls.paused], axis=1)
+            values[:, report.members, : len(STEADY)] = steady
+            values[:, report.members, len(STEADY) :] = report.counts
         for rows in values:
             self._chain = hashlib.sha256(self._chain + rows.tobytes()).digest()
         self.totals.counts = self.totals.counts + values[:, :, len(STEADY) :].sum(axis=(0, 1))
