@@ -62,6 +62,7 @@ class Reason(IntEnum):
     SECOND_CHANGE = 19
     ACCOUNT_BUDGET = 20
     OUTSIDE_MANDATE = 21
+    FROZEN = 22
 
 
 EXPLANATIONS = {
@@ -86,6 +87,7 @@ EXPLANATIONS = {
     Reason.SECOND_CHANGE: "the knob already changes in this round",
     Reason.ACCOUNT_BUDGET: "the account's budget would be exceeded",
     Reason.OUTSIDE_MANDATE: "outside any mandate: a person has to approve",
+    Reason.FROZEN: "the account is frozen: nothing begins but pauses and rollbacks",
 }
 
 
@@ -222,6 +224,7 @@ def check(
     sequence: int,
     tick: int,
     granted: Bool | None = None,
+    frozen: bool = False,
 ) -> Judgement:
     """Judge every row against the controls in force and the limits.
 
@@ -233,14 +236,19 @@ def check(
         The tick that just closed; mandates are checked against it.
     granted:
         bool[rows], rows that a person has approved. They need no mandate, and pass every other law as any row does.
+    frozen:
+        Whether the account is frozen: then only pauses and rollbacks are judged at all.
     """
     proposed = _readable(proposed)
     granted = np.zeros(len(proposed), dtype=np.bool_) if granted is None else granted
     case = _open_case(campaigns, state, proposed, granted)
+    pauses = (case.knob == Knob.PAUSED) & (case.wanted == 1)
+    if frozen:
+        case.refuse(~pauses & (case.source != Source.ROLLBACK), Reason.FROZEN)
     _check_switches(case)
     _check_scalars(case, state, limits)
     _check_vectors(case, campaigns)
-    permitted = granted | case.free | (case.knob == Knob.PAUSED) & (case.wanted == 1)
+    permitted = granted | case.free | pauses
     permitted |= _in_mandate(case, limits, tick)
     order = np.argsort(case.party, kind="stable")
     _one_change_per_knob(case, order, permitted)

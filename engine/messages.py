@@ -61,9 +61,22 @@ CampaignInstruction: TypeAlias = Published | Answered
 # --- optimiser ---
 
 
-class CommandKind(StrEnum):
-    """What a person can ask for; within a boundary they are served in this order, so deny wins a race."""
+ACCOUNT = -1
+"""The campaign of a command that is about the whole account."""
 
+
+class Role(StrEnum):
+    """What a person may do: approvers answer proposals, operators steer."""
+
+    APPROVER = "approver"
+    OPERATOR = "operator"
+
+
+class CommandKind(StrEnum):
+    """What a person can ask for; within a boundary they are served in this order, so freeze and deny win a race."""
+
+    UNFREEZE = "unfreeze"
+    FREEZE = "freeze"
     DENY = "deny"
     APPROVE = "approve"
     ROLLBACK = "rollback"
@@ -76,7 +89,8 @@ class CommandKind(StrEnum):
 class Command:
     """A person's command about one knob of one campaign.
 
-    `id` makes it idempotent. `values` are those of an edit (one for a scalar, one per creative for weights). `action`
+    `id` makes it idempotent. `campaign` is a position, or ACCOUNT for a freeze, whose knob means nothing.
+    `values` are those of an edit (one for a scalar, one per creative for weights). `action`
     names the action to roll back; None means the newest one on the knob.
     """
 
@@ -159,4 +173,12 @@ class Dispatch:
     approved: Approved
 
 
-OptimiserInstruction: TypeAlias = Commit | Dispatch
+@dataclass(frozen=True)
+class Answer:
+    """Tell people what became of their commands: those of the round's record, with their answers."""
+
+    tick: int
+    commands: tuple[Mapping[str, Any], ...]
+
+
+OptimiserInstruction: TypeAlias = Commit | Dispatch | Answer

@@ -5,11 +5,15 @@ A configuration (path or mapping) and perhaps a log go in, a `Run` comes out: a 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import platform
+import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -18,15 +22,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pandas as pd
+from pyarrow.lib import ArrowException
 
+from engine.actions import Knob
 from engine.errors import BadInput
 from engine.events import COUNTS
 from engine.ledger import Fold, LedgerError, Record, verify
+from engine.messages import CommandKind
 from engine.metrics import ScoreTargets, metrics
-from engine.runtime.local import LocalRunner, Outcome, Progress
-from engine.runtime.plan import Plan
-from engine.runtime.store import LEDGER, read_ledger
-from engine.runtime.tables import Totals, write_actions
+from engine.runtime import inbox
+from engine.runtime.local import LocalRunner, LostError, Outcome, Progress
+from engine.runtime.plan import Moment, Plan, Rehearsal, unrehearsed
+from engine.runtime.store import LEDGER, is_written, read_ledger
+from engine.runtime.tables import Totals, clear_away, write_actions
 from engine.units import Int64
 from experiments import build
 from experiments.config import AuctionLog, BinLog, ReplayConfig, RunConfig, SimulationConfig, load_config
@@ -36,6 +44,9 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 SCHEMA_VERSION = 1
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""How a disk or its owner says no."""
+
 _PACKAGES = ("numba", "numpy", "pandas", "pyarrow", "ray", "scipy")
 
 _UNRECORDED: dict[type, tuple[str, ...]] = {
@@ -105,12 +116,12 @@ class Run:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """One row per campaign and tick."""
-        return pd.read_parquet(self.folder / "metrics.parquet")
+        return self._table("metrics.parquet")
 
     @cached_property
     def actions(self) -> pd.DataFrame:
         """One row per judged change, with the guard's answer."""
-        return pd.read_parquet(self.folder / "actions.parquet")
+        return self._table("actions.parquet")
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -121,6 +132,16 @@ class Run:
         rows = {name: _summary_row(row.to_numpy(), targets, unrecorded) for name, row in counts.iterrows()}
         summary = pd.DataFrame.from_dict(rows, orient="index")
         return summary.join(_action_counts(self.actions)).fillna({"changes": 0, "refusals": 0, "rollbacks": 0})
+
+    def _table(self, name: str) -> pd.DataFrame:
+        path = self.folder / name
+        if self.info["status"] != "finished":
+            raise BadInput(f"run {self.folder} is not finished (={self.info['status']}): go on with --resume")
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ArrowException) as error:
+            why = str(error).splitlines()[0]
+            raise BadInput(f"{path} cannot be read ({why:.80}): restore it, or run again") from None
 
     def plot(self, metric: str) -> Figure:
         """A count, control or rate of every campaign over time, as a Plotly figure; money in currency units."""
@@ -275,6 +296,42 @@ def fingerprint(log: Path) -> str:
     return digest.hexdigest()
 
 
+def command(
+    folder: Path | str,
+    kind: str,
+    by: str,
+    campaign: str | None = None,
+    knob: str | None = None,
+    action: int | None = None,
+    command_id: str | None = None,
+) -> str:
+    """Send a person's command to a run: admitted at the next boundary, or at the first one after a resume.
+
+    Returns its id, by which `answer` finds what became of it; the same id again has no effect.
+
+    Raises
+    ------
+    BadInput
+        In one sentence, where the run is finished, or has no such campaign or knob.
+    """
+    run = open_run(folder)
+    if run.info["status"] == "finished":
+        raise BadInput(f"run {folder} is finished: nothing is left to {kind}")
+    if campaign is not None and campaign not in run.config.campaigns:
+        raise BadInput(f"campaign (={campaign!r}) is not in this run: it has {', '.join(sorted(run.config.campaigns))}")
+    known = {each.name.lower(): each for each in Knob}
+    if knob is not None and knob not in known:
+        raise BadInput(f"knob (={knob!r}) must be one of {', '.join(known)}")
+    return inbox.submit(run.folder, CommandKind(kind), by, campaign, known.get(knob or ""), action, command_id)
+
+
+def answer(folder: Path | str, command_id: str, seconds: float = 60.0) -> dict[str, Any]:
+    """What became of a command, once a boundary has come."""
+    if not is_written(Path(folder) / LEDGER):
+        raise BadInput(f"run {folder} is stopped: the command is admitted when it is resumed")
+    return inbox.wait_for(Path(folder), command_id, seconds)
+
+
 def open_run(folder: Path | str) -> Run:
     """Open a finished run's folder."""
     path = Path(folder) / "run.json"
@@ -349,29 +406,57 @@ def _begin(job: _Job, out: Path | str | None) -> Run:
         "versions": {name: version(name) for name in ("bidtwin", *_PACKAGES)} | {"python": platform.python_version()},
     }
     folder = _new_folder(out, config.name)
-    _write(folder, info)
-    if job.log and len(job.log.rejects):
-        job.log.rejects.write(folder / "rejects.csv")
+    with _kept(folder):
+        if job.log and len(job.log.rejects):
+            job.log.rejects.write(folder / "rejects.csv")
+        _write(folder, info)
     return Run(folder, info)
 
 
 def _carry_out(job: _Job, run: Run, runner: Runner | None, watch: Watcher | None) -> Run:
     """Run a job in its folder, from where it stands; in the end `run.json` says what came out."""
+    with _kept(run.folder):
+        try:
+            return _carry_on(job, run, runner or LocalRunner(), watch)
+        except KeyboardInterrupt:
+            _write(run.folder, run.info | {"status": "interrupted"})
+            raise
+
+
+def _carry_on(job: _Job, run: Run, runner: Runner, watch: Watcher | None) -> Run:
     folder, plan, info = run.folder, job.plan, dict(run.info)
     began = time.perf_counter()
-    try:
-        outcome = (runner or LocalRunner()).run(plan, folder, watch)
-    except KeyboardInterrupt:
-        _write(folder, info | {"status": "interrupted"})
-        raise
-    counts = write_actions(folder / "actions.parquet", read_ledger(folder / LEDGER), plan.campaigns, plan.grid)
+    outcome = runner.run(plan, folder, watch)
+    records = read_ledger(folder / LEDGER)
+    counts = write_actions(folder / "actions.parquet", records, plan.campaigns, plan.grid, plan.rehearsal)
     seconds = time.perf_counter() - began
     unrecorded = _UNRECORDED.get(type(job.log.format), ()) if job.log else ()
     info |= {"status": "finished"} | _results(outcome, counts, seconds, unrecorded) | _of_log(job.log, outcome.totals)
     factual = job.log is not None and isinstance(job.log.format, BinLog)
     info["overspent_days"] = _overspent_days(Run(folder, info), job.config.account.zone) if factual else None
-    _write(folder, info)
+    _write(folder, info, plan.rehearsal)
+    plan.rehearsal(Moment.AFTER_RESULT, plan.grid.ticks)
+    clear_away(folder)
     return Run(folder, info)
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """What ends a run before its time is told in one sentence; all that was decided stays in the folder."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        told = isinstance(error, sqlite3.Error)
+        if not told and error.errno not in _REFUSED:
+            raise
+        why = str(error) if told else os.strerror(error.errno)
+        raise BadInput(
+            f"run folder {folder} cannot be written ({why}): mend that, then go on with --resume {folder}"
+        ) from None
+    except LostError as error:
+        raise BadInput(
+            f"run {folder} lost a process again and again ({error!s:.80}): find out why, then go on with --resume {folder}"
+        ) from None
 
 
 def _results(
@@ -428,10 +513,14 @@ def _new_folder(out: Path | str | None, name: str) -> Path:
     return folder
 
 
-def _write(folder: Path, info: Mapping[str, Any]) -> None:
+def _write(folder: Path, info: Mapping[str, Any], rehearsal: Rehearsal = unrehearsed) -> None:
     """Write `run.json` in one step, so that it is never half there."""
     draft = folder / "run.json.new"
-    draft.write_text(json.dumps(info, indent=1, allow_nan=False) + "\n")
+    with draft.open("w") as file:
+        file.write(json.dumps(dict(info), indent=1, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    rehearsal(Moment.IN_RESULT, 0)
     draft.replace(folder / "run.json")
 
 

@@ -18,7 +18,7 @@ from engine.actions import Knob, Source
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.errors import BadInput
 from engine.guard import Limits
-from engine.messages import Command
+from engine.messages import ACCOUNT, Command, Role
 from engine.optimiser import Assignment
 from engine.policy import Policy
 from engine.runtime.plan import Plan
@@ -159,6 +159,7 @@ def plan(config: RunConfig, campaigns: CampaignSet, controls: ControlState, grid
         assignments=_assignments(config, campaigns, limits),
         decision_every=config.decision_every,
         commands=_commands(config, campaigns),
+        people=_people(config),
         header=_header(config, campaigns),
     )
 
@@ -315,11 +316,17 @@ def _commands(config: RunConfig, campaigns: CampaignSet) -> dict[int, tuple[Comm
     commands: dict[int, list[Command]] = defaultdict(list)
     for place, spec in enumerate(config.script.commands):
         campaign, knob = spec.target
-        position = campaigns.index(campaign)
+        position = ACCOUNT if campaign is None else campaigns.index(campaign)
         values = _edited(campaigns, position, spec.edit) if spec.edit else ()
         command = Command(f"script-{place}", spec.kind, spec.by, position, Knob[knob.upper()], values)
         commands[settings.boundary_tick(config, spec.day, spec.time)].append(command)
     return {tick: tuple(each) for tick, each in commands.items()}
+
+
+def _people(config: RunConfig) -> dict[str, frozenset[Role]]:
+    """Who may command: those the configuration gives roles, and in any role others whom its own script lets act."""
+    scripted = dict.fromkeys((spec.by for spec in config.script.commands), frozenset(Role))
+    return scripted | {name: frozenset(Role(role) for role in roles) for name, roles in config.people.items()}
 
 
 def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple[int, ...]:

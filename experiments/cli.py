@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the heavy rooms are imported by the command that needs them
     from experiments.api import Run, Runner
 
 _INTERRUPTED = 130
+_GRANTED = {"approved", "denied", "frozen", "unfrozen"}
 
 app = typer.Typer(
     help="A digital twin for advertising campaigns: simulate, replay and audit them under one safety guard.",
@@ -36,6 +37,15 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Seed instead of the confi
 Shards = Annotated[int | None, typer.Option(min=1, help="Actor processes, instead of the configuration's number.")]
 Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+PaceOf = Annotated[
+    float | None, typer.Option("--pace", min=1e-6, help="Slow down to so many times real time, to be steered.")
+]
+CampaignName = Annotated[str, typer.Argument(metavar="CAMPAIGN")]
+KnobName = Annotated[str, typer.Argument(metavar="KNOB", help="bid, budget, weights or paused")]
+As = Annotated[str, typer.Option("--as", metavar="NAME", help="Who you are, by the run's configuration.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for the answer; exit code 2 where it is a refusal.")]
+CommandId = Annotated[str | None, typer.Option("--id", help="The command's id: the same one again has no effect.")]
 
 
 @app.command()
@@ -46,18 +56,22 @@ def simulate(
     seed: Seed = None,
     shards: Shards = None,
     local: Local = False,
+    pace: PaceOf = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Simulate campaigns in a made-up market, under the optimiser and its guard."""
     from experiments import api
 
-    with _watched(quiet=as_json) as watch:
+    with _watched(quiet=quiet or as_json) as watch:
         if resume is not None:
             _alone(config, out, seed)
-            run = api.resume(resume, runner=_runner(api.open_run(resume).config, shards, local=local), watch=watch)
+            run = api.resume(
+                resume, runner=_runner(api.open_run(resume).config, shards, pace, local=local), watch=watch
+            )
         else:
             loaded = api.load(_given(config), seed)
-            run = api.simulate(loaded, out=out, runner=_runner(loaded, shards, local=local), watch=watch)
+            run = api.simulate(loaded, out=out, runner=_runner(loaded, shards, pace, local=local), watch=watch)
     _show(run, as_json=as_json)
 
 
@@ -70,19 +84,65 @@ def replay(
     seed: Seed = None,
     shards: Shards = None,
     local: Local = False,
+    pace: PaceOf = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Replay a log through the campaigns, the optimiser and its guard."""
     from experiments import api
 
-    with _watched(quiet=as_json) as watch:
+    with _watched(quiet=quiet or as_json) as watch:
         if resume is not None:
             _alone(config, out, seed)
-            run = api.resume(resume, log, runner=_runner(api.open_run(resume).config, shards, local=local), watch=watch)
+            run = api.resume(
+                resume, log, runner=_runner(api.open_run(resume).config, shards, pace, local=local), watch=watch
+            )
         else:
             loaded = api.load(_given(config), seed)
-            run = api.replay(loaded, log, out=out, runner=_runner(loaded, shards, local=local), watch=watch)
+            run = api.replay(loaded, log, out=out, runner=_runner(loaded, shards, pace, local=local), watch=watch)
     _show(run, as_json=as_json)
+
+
+@app.command()
+def approve(
+    run: RunFolder, campaign: CampaignName, knob: KnobName, by: As, wait: Wait = False, command: CommandId = None
+) -> None:
+    """Approve what waits for a person: it is guarded again at the next boundary."""
+    _command("approve", run, by, campaign, knob, wait=wait, command=command)
+
+
+@app.command()
+def deny(
+    run: RunFolder, campaign: CampaignName, knob: KnobName, by: As, wait: Wait = False, command: CommandId = None
+) -> None:
+    """Deny what waits for a person; within a boundary a denial comes before an approval."""
+    _command("deny", run, by, campaign, knob, wait=wait, command=command)
+
+
+@app.command()
+def rollback(
+    run: RunFolder,
+    campaign: CampaignName,
+    knob: KnobName,
+    by: As,
+    action: Annotated[int | None, typer.Option(help="Which action [default: the newest on the knob].")] = None,
+    wait: Wait = False,
+    command: CommandId = None,
+) -> None:
+    """Restore what an applied action replaced."""
+    _command("rollback", run, by, campaign, knob, action, wait=wait, command=command)
+
+
+@app.command()
+def freeze(run: RunFolder, by: As, wait: Wait = False, command: CommandId = None) -> None:
+    """Freeze the account: nothing begins but pauses and rollbacks."""
+    _command("freeze", run, by, wait=wait, command=command)
+
+
+@app.command()
+def unfreeze(run: RunFolder, by: As, wait: Wait = False, command: CommandId = None) -> None:
+    """Let changes begin again."""
+    _command("unfreeze", run, by, wait=wait, command=command)
 
 
 @app.command()
@@ -167,19 +227,46 @@ def _alone(config: Path | None, out: Path | None, seed: int | None) -> None:
         raise BadInput("--resume goes on with a run as it was started: leave CONFIG, --out and --seed out")
 
 
+def _command(
+    kind: str,
+    run: Path,
+    by: str,
+    campaign: str | None = None,
+    knob: str | None = None,
+    action: int | None = None,
+    *,
+    wait: bool,
+    command: str | None,
+) -> None:
+    """Send a command to a run, and with `wait` print its answer."""
+    from experiments import api
+
+    name = api.command(run, kind, by, campaign, knob, action, command)
+    if not wait:
+        typer.echo(f"{name} is admitted at the next boundary")
+        return
+    answer = api.answer(run, name)
+    typer.echo(f"{kind} by {by}: {answer['answer']}" + (f" at tick {answer['tick']}" if "tick" in answer else ""))
+    if answer["answer"] not in _GRANTED:
+        raise typer.Exit(2)
+
+
 def _told(sentence: str, code: int) -> int:
     typer.echo(f"bidtwin: {sentence}", err=True)
     return code
 
 
-def _runner(config: Any, shards: int | None, *, local: bool) -> Runner:
+def _runner(config: Any, shards: int | None, multiple: float | None, *, local: bool) -> Runner:
+    from engine.runtime.pace import Pace
+
+    pace = None if multiple is None else Pace(multiple)
     if local:
         from engine.runtime.local import LocalRunner
 
-        return LocalRunner(shards or 1)
+        return LocalRunner(shards or 1, pace=pace)
     from engine.runtime.actors import RayRunner
 
-    return RayRunner(shards or config.shards, config.campaigns_per_actor)
+    return RayRunner(shards or config.shards, config.campaigns_per_actor, pace=pace)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from engine.metrics import Metric, metrics
 from engine.runtime.checkpoints import EVERY
 from engine.runtime.hosts import CampaignHost, OptimiserHost, ShardHost, SourceHost
 from engine.runtime.local import LostError, Outcome, Watcher, carry_out
+from engine.runtime.pace import Pace
 from engine.runtime.plan import Plan, partition
 from engine.runtime.store import LEDGER
 from engine.units import Int64
@@ -115,6 +116,8 @@ class RayRunner:
         "local" starts a Ray for the run; else that of a running cluster, whose nodes share the run folder.
     checkpoint_every:
         Spans between two checkpoints.
+    pace:
+        Slows the run down to a multiple of real time.
     """
 
     def __init__(
@@ -123,11 +126,13 @@ class RayRunner:
         campaigns_per_actor: int | None = None,
         address: str = "local",
         checkpoint_every: int = EVERY,
+        pace: Pace | None = None,
     ) -> None:
         self._shards = shards
         self._campaigns_per_actor = campaigns_per_actor
         self._address = address
         self._checkpoint_every = checkpoint_every
+        self._pace = pace
         self._cast: _RayCast | None = None
 
     def run(self, plan: Plan, folder: Path, watch: Watcher | None = None) -> Outcome:
@@ -135,7 +140,7 @@ class RayRunner:
         try:
             with ray_session(self._address):
                 self._cast = self._hire(plan, folder)
-                return carry_out(plan, self._cast, folder, watch, self._checkpoint_every)
+                return carry_out(plan, self._cast, folder, watch, self._checkpoint_every, self._pace)
         finally:
             self._cast = None
 
@@ -216,6 +221,9 @@ class _RayCast:
     def values(self, references: Sequence[Any]) -> list[Any]:
         values: list[Any] = _get(list(references))
         return values
+
+    def release(self) -> None:
+        """The session that ends takes every actor with it, and with the optimiser's process its lock."""
 
 
 class _ApartCast(_RayCast):

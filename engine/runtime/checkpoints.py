@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,18 +71,25 @@ class Checkpoints:
             os.fsync(file.fileno())
         self._rehearsal(Moment.IN_CHECKPOINT, checkpoint.recorder.tick)
         draft.replace(self._folder / f"{checkpoint.span:09d}")
+        self._rehearsal(Moment.AFTER_CHECKPOINT, checkpoint.recorder.tick)
         for old in self._files()[:-_KEPT]:
             old.unlink()
 
-    def latest(self, layout: str) -> Checkpoint | None:
-        """The newest checkpoint of this layout that is whole."""
+    def latest(self, layout: str, holds: Callable[[RecorderState], bool]) -> Checkpoint | None:
+        """The newest checkpoint of this layout that is whole, and whose tables are."""
         for path in reversed(self._files()):
             content = path.read_bytes()
             if hashlib.sha256(content[_DIGEST_BYTES:]).digest() == content[:_DIGEST_BYTES]:
                 checkpoint: Checkpoint = pickle.loads(content[_DIGEST_BYTES:])  # noqa: S301 - our own bytes, just checked
-                if checkpoint.layout == layout:
+                if checkpoint.layout == layout and holds(checkpoint.recorder):
                     return checkpoint
         return None
+
+    def forget_after(self, checkpoint: Checkpoint | None) -> None:
+        """Forget the checkpoints that lie beyond one, or all: the run goes on from it."""
+        for path in self._files():
+            if checkpoint is None or int(path.name) > checkpoint.span:
+                path.unlink()
 
     def _files(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*") if path.name.isdigit())

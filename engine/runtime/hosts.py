@@ -10,7 +10,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,14 @@ from engine.events import Events, Opportunities, TickCounts
 from engine.ledger import LedgerError, decode_round
 from engine.messages import (
     Advanced,
+    Answer,
     Answered,
     Apply,
     Boundary,
     Close,
     Command,
     Commit,
+    Dispatch,
     Open,
     OptimiserMessage,
     Publish,
@@ -36,6 +38,7 @@ from engine.messages import (
 from engine.optimiser import OptimiserMachine
 from engine.policy import Batch, View
 from engine.rollback import History
+from engine.runtime.inbox import Inbox
 from engine.runtime.plan import Moment, Plan
 from engine.runtime.store import LedgerWriter
 from engine.units import Int64
@@ -142,7 +145,9 @@ class SourceHost:
 
     def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
         """Emit the ticks [from_tick, to_tick) under the given controls."""
-        return self._source.advance(from_tick, to_tick, controls)
+        batch = self._source.advance(from_tick, to_tick, controls)
+        self._plan.rehearsal(Moment.IN_SPAN, from_tick)
+        return batch
 
     def advance_apart(
         self, from_tick: int, to_tick: int, groups: Sequence[Int64], *controls: ControlState
@@ -152,7 +157,7 @@ class SourceHost:
         `groups` are positions among this source's campaigns; together they are all of them.
         """
         merged = ControlState.merge(self._campaigns, list(zip(groups, controls, strict=True)))
-        batch = self._source.advance(from_tick, to_tick, merged)
+        batch = self.advance(from_tick, to_tick, merged)
         cells = [self._campaigns.cells_of(group) for group in groups]
         counts = [TickCounts(from_tick, batch.counts.values[:, mine]) for mine in cells]
         return [*counts, Records(batch.events, batch.opportunities, batch.auctions)]
@@ -195,6 +200,7 @@ class OptimiserHost:
         self._path = ledger
         self._ledger: LedgerWriter | None = None
         self._submitted: list[Command] = []
+        self._inbox = Inbox(Path(ledger).parent / "commands", plan.campaigns)
 
     def state(self) -> bytes:
         """What a checkpoint keeps."""
@@ -207,12 +213,18 @@ class OptimiserHost:
         """
         plan, ledger = self._plan, self._taken_up()
         begins = pickle.loads(state) if state else None  # noqa: S301 - our own bytes, checked by their digest
+        if begins and begins.sequence > ledger.count:
+            raise LedgerError(
+                f"the ledger holds {ledger.count} records, and its run had written {begins.sequence} at its last "
+                "checkpoint: restore the ledger, or start another run"
+            )
         known = ledger.records(begins.sequence if begins else 0)
         self._machine = OptimiserMachine(
             plan.campaigns,
             plan.grid,
             plan.limits,
             plan.assignments,
+            people=plan.people,
             approval_ticks=plan.approval_ticks,
             history=History.told_by(known, plan.history_ticks),
             state=begins,
@@ -224,9 +236,17 @@ class OptimiserHost:
 
     def _taken_up(self) -> LedgerWriter:
         if self._ledger is None:
-            exists = Path(self._path).exists()
-            self._ledger = LedgerWriter.open(self._path) if exists else LedgerWriter.create(self._path)
+            if Path(self._path).exists():
+                self._ledger = LedgerWriter.open(self._path)
+            else:
+                self._ledger = LedgerWriter.create(self._path, self._plan.rehearsal)
         return self._ledger
+
+    def release(self) -> None:
+        """Let go of the ledger as it stands."""
+        if self._ledger is not None:
+            self._ledger.release()
+            self._ledger = None
 
     def submit(self, command: Command) -> None:
         """Take a command from outside; it is admitted at the next boundary."""
@@ -251,18 +271,26 @@ class OptimiserHost:
         ledger, sequence = self._taken_up(), self._machine.sequence
         if sequence < ledger.count:
             return tuple(Command.read(told) for told in decode_round(ledger.record(sequence)).header["commands"])
-        commands = (*self._plan.commands.get(tick, ()), *self._submitted)
+        commands = (*self._plan.commands.get(tick, ()), *self._submitted, *self._inbox.admit())
         self._submitted = []
+        for command in commands:
+            if command.id in self._machine.state.desk.served:
+                self._inbox.settle(command.id)
         return commands
 
     def _carry_out(self, message: OptimiserMessage) -> Approved:
         approved = Approved.nothing()
         sequence = self._machine.sequence
         for instruction in self._machine.handle(message):
-            if isinstance(instruction, Commit):
-                self._commit(sequence, instruction)
-            else:
-                approved = instruction.approved
+            match instruction:
+                case Commit():
+                    self._commit(sequence, instruction)
+                case Dispatch(rows):
+                    approved = rows
+                case Answer():
+                    self._inbox.answer(instruction)
+                case _:
+                    assert_never(instruction)
         return approved
 
     def _commit(self, sequence: int, commit: Commit) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from engine.actions import Approved
 from engine.runtime.checkpoints import EVERY, Checkpoint, Checkpoints
 from engine.runtime.hosts import OptimiserHost, Records, Report, ShardHost
+from engine.runtime.pace import Pace
 from engine.runtime.plan import Moment, Plan, partition
 from engine.runtime.store import LEDGER
 from engine.runtime.tables import Recorder, Totals
@@ -77,28 +78,50 @@ class Cast(Protocol):
         """Wait for the values of references."""
         ...
 
+    def release(self) -> None:
+        """Let go of the run's files, however it ended."""
+        ...
 
-def carry_out(plan: Plan, cast: Cast, folder: Path, watch: Watcher | None = None, every: int = EVERY) -> Outcome:
+
+def carry_out(
+    plan: Plan,
+    cast: Cast,
+    folder: Path,
+    watch: Watcher | None = None,
+    every: int = EVERY,
+    pace: Pace | None = None,
+) -> Outcome:
     """Carry a plan out to its end, from the folder's last checkpoint if there is one, whoever is lost on the way.
 
     Losing a process and losing the driver are one case: everybody goes back to the last checkpoint, the rounds that the
     ledger holds after it are decided again and compared with it, and spans that the tables hold are not taken twice.
     """
+    try:
+        return _carry_out(plan, cast, folder, watch, every, pace)
+    finally:
+        cast.release()
+
+
+def _carry_out(
+    plan: Plan, cast: Cast, folder: Path, watch: Watcher | None, every: int, pace: Pace | None
+) -> Outcome:
     checkpoints = Checkpoints(folder, every, plan.rehearsal)
-    recorder = Recorder(folder, plan.campaigns, plan.grid)
-    begins = checkpoints.latest(cast.layout)
-    recorder.restore(begins.recorder if begins else None)
-    losses, reached = 0, recorder.tick
+    recorder = Recorder(folder, plan.campaigns, plan.grid, plan.rehearsal)
+    losses, reached, ours = 0, 0, False
     while True:
+        begins = checkpoints.latest(cast.layout, recorder.holds)
         try:
             cast.restore(begins.hosts if begins else None)
-            outcome = _Drive(plan, cast, recorder, checkpoints, watch).run(begins)
+            if not ours:  # the ledger is held, so nobody else writes into the folder
+                recorder.restore(begins.recorder if begins else None)
+                checkpoints.forget_after(begins)
+                ours = True
+            outcome = _Drive(plan, cast, recorder, checkpoints, watch, pace).run(begins)
         except LostError:
             losses = 0 if recorder.tick > reached else losses + 1
             reached = recorder.tick
             if losses > LOSSES:
                 raise
-            begins = checkpoints.latest(cast.layout)
         else:
             recorder.finish()
             return outcome
@@ -123,13 +146,20 @@ class _Drive:
     """
 
     def __init__(
-        self, plan: Plan, cast: Cast, recorder: Recorder, checkpoints: Checkpoints, watch: Watcher | None
+        self,
+        plan: Plan,
+        cast: Cast,
+        recorder: Recorder,
+        checkpoints: Checkpoints,
+        watch: Watcher | None,
+        pace: Pace | None,
     ) -> None:
         self._plan = plan
         self._cast = cast
         self._recorder = recorder
         self._checkpoints = checkpoints
         self._watch = watch
+        self._pace = pace
         self._flying: deque[_Flying] = deque()
 
     def run(self, begins: Checkpoint | None) -> Outcome:
@@ -141,6 +171,7 @@ class _Drive:
         for span in range(begins.span if begins else 0, len(spans)):
             from_tick, to_tick = spans[span]
             reports, records = cast.step(approved, from_tick, to_tick)
+            self._keep_pace(from_tick, to_tick)
             if to_tick < plan.grid.ticks:
                 approved = cast.decide(to_tick - 1, reports)
             due = self._checkpoints.due(span + 1) and to_tick < plan.grid.ticks
@@ -153,6 +184,14 @@ class _Drive:
         header = {"metrics_digest": recorder.digest, "totals": recorder.totals.as_dict()}
         ledger_digest = cast.close(plan.grid.ticks - 1, header, reports)
         return Outcome(recorder.digest, ledger_digest, recorder.totals)
+
+    def _keep_pace(self, from_tick: int, to_tick: int) -> None:
+        """In a paced run: what is known is told, and the decision waits until its boundary has come."""
+        if self._pace:
+            while self._flying:
+                self._land()
+            self._pace.wait(self._plan.grid, from_tick)
+            self._pace.wait(self._plan.grid, to_tick)
 
     def _land(self) -> None:
         """Take the oldest flying span into the tables, and keep the checkpoint after it."""
@@ -181,15 +220,20 @@ class LocalRunner:
         How many groups the campaigns are kept in; the result does not depend on it.
     checkpoint_every:
         Spans between two checkpoints; nor on this.
+    pace:
+        Slows the run down; nor on this, but for what people command meanwhile.
     """
 
-    def __init__(self, shards: int = 1, checkpoint_every: int = EVERY) -> None:
+    def __init__(self, shards: int = 1, checkpoint_every: int = EVERY, pace: Pace | None = None) -> None:
         self._shards = shards
         self._checkpoint_every = checkpoint_every
+        self._pace = pace
 
     def run(self, plan: Plan, folder: Path, watch: Watcher | None = None) -> Outcome:
         """Carry the plan out, or on from where the folder stands, leaving ledger and tables in it."""
-        return carry_out(plan, _LocalCast(plan, self._shards, folder), folder, watch, self._checkpoint_every)
+        return carry_out(
+            plan, _LocalCast(plan, self._shards, folder), folder, watch, self._checkpoint_every, self._pace
+        )
 
 
 class _LocalCast:
@@ -224,3 +268,6 @@ class _LocalCast:
 
     def values(self, references: Sequence[Any]) -> list[Any]:
         return list(references)
+
+    def release(self) -> None:
+        self._optimiser.release()

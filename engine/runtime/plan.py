@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.campaigns import CampaignSet, ControlState
 from engine.guard import Limits
-from engine.messages import Command
+from engine.messages import Command, Role
 from engine.optimiser import Assignment
 from engine.policy import EventSource
 from engine.units import Int64, TickGrid
@@ -22,13 +22,19 @@ DAY_MINUTES = 24 * 60
 class Moment(StrEnum):
     """Where a process can be lost, with the number that comes with it."""
 
+    BEFORE_OPENING = "before_opening"  # the ledger's file is made, and not in its place yet
     BEFORE_COMMIT = "before_commit"  # of the record with this sequence
     AFTER_COMMIT = "after_commit"  # likewise; its rows are not dispatched yet
     BEFORE_APPLY = "before_apply"  # of the round that acts from this tick
     AFTER_APPLY = "after_apply"  # likewise; the span is not lived yet
+    IN_SPAN = "in_span"  # that began at this tick; its counts have not reached the campaigns yet
     AFTER_SPAN = "after_span"  # that began at this tick; it is not reported yet
     BEFORE_CHECKPOINT = "before_checkpoint"  # at this tick; its tables are closed already
     IN_CHECKPOINT = "in_checkpoint"  # at this tick; its file is not in its place yet
+    AFTER_CHECKPOINT = "after_checkpoint"  # at this tick; older ones are not forgotten yet
+    IN_TABLE = "in_table"  # that ends at this tick; its file is written, and not in its place yet
+    IN_RESULT = "in_result"  # all ticks are in the tables; run.json tells so, and is not in its place yet
+    AFTER_RESULT = "after_result"  # likewise, and it is; the segments are not cleared away yet
 
 
 Rehearsal = Callable[[Moment, int], None]
@@ -50,6 +56,8 @@ class Plan:
         Ticks between two decisions; the boundaries are known from this alone.
     commands:
         People's commands by the tick at whose close they are admitted.
+    people:
+        Who may command, and in which roles.
     header:
         What the ledger's opening tells of the run: its configuration, seed and versions.
     rehearsal:
@@ -65,6 +73,7 @@ class Plan:
     assignments: tuple[Assignment, ...]
     decision_every: int = 1
     commands: Mapping[int, tuple[Command, ...]] = field(default_factory=dict)
+    people: Mapping[str, frozenset[Role]] = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)
     rehearsal: Rehearsal = unrehearsed
 

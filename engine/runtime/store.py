@@ -9,11 +9,13 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import IO, Any, Self
 
 from engine.errors import BadInput
 from engine.ledger import GENESIS, LedgerError, Record, RecordKind, seal, verify
+from engine.runtime.plan import Moment, Rehearsal, unrehearsed
 
 SCHEMA_VERSION = 1
 LEDGER = "ledger.sqlite"
@@ -55,14 +57,20 @@ class LedgerWriter:
             yield _record(row, position)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str]) -> Self:
-        """Begin a new ledger."""
-        if Path(path).exists():
-            raise BadInput(f"ledger {path} exists already: open it, or choose another run folder")
-        lock = _lock(path)
-        connection = _connect(path)
-        connection.executescript(_TABLES)
-        writer = cls(connection, lock, None)
+    def create(cls, path: str | os.PathLike[str], rehearsal: Rehearsal = unrehearsed) -> Self:
+        """Begin a new ledger: its file is there once it can hold records."""
+        with ExitStack() as held:
+            lock = held.enter_context(_lock(path))
+            if Path(path).exists():
+                raise BadInput(f"ledger {path} exists already: open it, or choose another run folder")
+            draft = Path(f"{os.fspath(path)}.draft")
+            draft.unlink(missing_ok=True)
+            with closing(sqlite3.connect(draft)) as connection:
+                connection.executescript(_TABLES)
+            rehearsal(Moment.BEFORE_OPENING, 0)
+            draft.replace(path)
+            writer = cls(_connect(path), lock, None)
+            held.pop_all()
         writer.note("created", {"pid": os.getpid()})
         return writer
 
@@ -71,13 +79,12 @@ class LedgerWriter:
         """Go on with a ledger, after its whole chain was checked."""
         if not Path(path).exists():
             raise BadInput(f"ledger {path} does not exist: give the folder of a run")
-        lock = _lock(path)
-        try:
+        with ExitStack() as held:
+            lock = held.enter_context(_lock(path))
             last = _checked(path)
-        except LedgerError:
-            lock.close()
-            raise
-        return cls(_connect(path), lock, last)
+            writer = cls(_connect(path), lock, last)
+            held.pop_all()
+        return writer
 
     def append(self, kind: RecordKind, tick: int, body: bytes) -> Record:
         """Chain a body to the ledger and make it durable."""
@@ -103,8 +110,21 @@ class LedgerWriter:
         """Give the ledger up, as one file without a write-ahead log beside it."""
         self.note("closed", {"pid": os.getpid()})
         self._connection.execute("PRAGMA journal_mode = DELETE")
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the file as it stands, for whoever goes on with it."""
         self._connection.close()
         self._lock.close()
+
+
+def is_written(path: str | os.PathLike[str]) -> bool:
+    """Whether a process holds the ledger's writer's lock."""
+    try:
+        _lock(path).close()
+    except BadInput:
+        return True
+    return False
 
 
 def read_ledger(path: str | os.PathLike[str]) -> Iterator[Record]:
@@ -155,7 +175,7 @@ def _lock(path: str | os.PathLike[str]) -> IO[str]:
     lock = Path(f"{os.fspath(path)}.lock").open("w")  # noqa: SIM115 - it stays open as long as the writer does
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.close()
         raise BadInput(f"ledger {path} is being written by another process: wait for it, or stop it") from None
     return lock

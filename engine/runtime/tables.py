@@ -6,6 +6,7 @@ Tidy, versioned, with ids as strings and times in UTC: what a person joins in Du
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from engine.events import BIDS, CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OUTSID
 from engine.guard import Outcome, Reason
 from engine.ledger import Record, RecordKind, Round, decode_round, explain
 from engine.runtime.hosts import STEADY, Records, Report
+from engine.runtime.plan import Moment, Rehearsal, unrehearsed
 from engine.runtime.records import (
     EVENTS,
     METADATA,
@@ -99,7 +101,7 @@ class Totals:
 class _Table:
     """A Parquet file that grows by row groups of a sensible size, and is in its place once it is closed."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, rehearsal: Rehearsal) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._draft = path.with_name(path.name + _DRAFT)
@@ -107,6 +109,7 @@ class _Table:
         self._schema = schema
         self._waiting: list[pa.Table] = []
         self._rows = 0
+        self._rehearsal = rehearsal
 
     def add(self, rows: dict[str, Any] | pa.Table) -> None:
         table = rows if isinstance(rows, pa.Table) else pa.table(rows, schema=self._schema)
@@ -115,10 +118,15 @@ class _Table:
         if self._rows >= _ROWS_PER_GROUP:
             self._flush()
 
-    def close(self) -> None:
+    def close(self, tick: int) -> int:
+        """Put the file in its place, durably; its size."""
         self._flush()
         self._writer.close()
+        with self._draft.open("rb") as file:
+            os.fsync(file.fileno())
+        self._rehearsal(Moment.IN_TABLE, tick)
         self._draft.replace(self._path)
+        return self._path.stat().st_size
 
     def _flush(self) -> None:
         if self._waiting:
@@ -128,11 +136,15 @@ class _Table:
 
 @dataclass(frozen=True)
 class RecorderState:
-    """What a recorder has taken: ticks, the digest's chain, totals. Its files hold the same, in closed segments."""
+    """What a recorder has taken: ticks, the digest's chain, totals; and the closed segments that hold the same.
+
+    `segments` are their sizes in bytes by their names in the run folder.
+    """
 
     tick: int
     chain: bytes
     totals: Totals
+    segments: Mapping[str, int]
 
 
 class Recorder:
@@ -145,12 +157,16 @@ class Recorder:
     segments of the metrics into one table.
     """
 
-    def __init__(self, folder: Path, campaigns: CampaignSet, grid: TickGrid) -> None:
+    def __init__(
+        self, folder: Path, campaigns: CampaignSet, grid: TickGrid, rehearsal: Rehearsal = unrehearsed
+    ) -> None:
         self._campaigns = campaigns
         self._grid = grid
         self._folder = folder
         self._chain = bytes(32)
+        self._rehearsal = rehearsal
         self._open: dict[str, _Table] = {}
+        self._segments: dict[str, int] = {}
         self._segment = 0
         self.totals = Totals()
         self.tick = 0
@@ -160,16 +176,21 @@ class Recorder:
         """The metrics digest of the spans taken so far."""
         return self._chain.hex()
 
+    def holds(self, state: RecorderState) -> bool:
+        """Whether the segments that a checkpoint speaks of are there, whole."""
+        paths = {self._folder / name: size for name, size in state.segments.items()}
+        return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+
     def restore(self, state: RecorderState | None) -> None:
         """Go back to what a checkpoint tells, forgetting the segments written after it."""
-        state = state or RecorderState(0, bytes(32), Totals())
+        state = state or RecorderState(0, bytes(32), Totals(), {})
         self.tick = self._segment = state.tick
         self._chain = state.chain
         self.totals = replace(state.totals)
-        self._open = {}
+        self._open, self._segments = {}, dict(state.segments)
         for name in _SEGMENTED:
             for path in (self._folder / name).glob("part-*"):
-                if path.name.endswith(_DRAFT) or _first_tick(path) >= state.tick:
+                if str(path.relative_to(self._folder)) not in self._segments:
                     path.unlink()
 
     def take(self, first_tick: int, ticks: int, reports: Sequence[Report], records: Sequence[Records]) -> None:
@@ -193,20 +214,18 @@ class Recorder:
 
     def cut(self) -> RecorderState:
         """Close the segments, and tell what they hold."""
-        for table in self._open.values():
-            table.close()
+        for name, table in self._open.items():
+            self._segments[_segment(name, self._segment)] = table.close(self.tick)
         self._open, self._segment = {}, self.tick
-        return RecorderState(self.tick, self._chain, replace(self.totals))
+        return RecorderState(self.tick, self._chain, replace(self.totals), dict(self._segments))
 
     def finish(self) -> None:
         """Close the last segments, and join those of the metrics into `metrics.parquet`."""
         self.cut()
-        parts = self._folder / "metrics"
-        joined = _Table(self._folder / "metrics.parquet", METRICS)
-        for part in sorted(parts.glob("part-*")):
-            joined.add(pq.read_table(part))
-        joined.close()
-        shutil.rmtree(parts)
+        joined = _Table(self._folder / "metrics.parquet", METRICS, self._rehearsal)
+        for part in sorted(name for name in self._segments if name.startswith("metrics/")):
+            joined.add(pq.read_table(self._folder / part))
+        joined.close(self.tick)
 
     def _record(self, name: str, schema: pa.Schema, parts: Sequence[Any], columns: Any) -> None:
         if any(len(part) for part in parts):
@@ -214,7 +233,7 @@ class Recorder:
 
     def _table(self, name: str, schema: pa.Schema) -> _Table:
         if name not in self._open:
-            self._open[name] = _Table(self._folder / name / f"part-{self._segment:09d}.parquet", schema)
+            self._open[name] = _Table(self._folder / _segment(name, self._segment), schema, self._rehearsal)
         return self._open[name]
 
     def _metric_columns(self, first_tick: int, values: Int64) -> dict[str, Any]:
@@ -238,9 +257,20 @@ class Recorder:
         }
 
 
-def write_actions(path: Path, records: Iterable[Record], campaigns: CampaignSet, grid: TickGrid) -> dict[str, int]:
+def clear_away(folder: Path) -> None:
+    """Remove the segments that a finished run's `metrics.parquet` joins."""
+    shutil.rmtree(folder / "metrics", ignore_errors=True)
+
+
+def write_actions(
+    path: Path,
+    records: Iterable[Record],
+    campaigns: CampaignSet,
+    grid: TickGrid,
+    rehearsal: Rehearsal = unrehearsed,
+) -> dict[str, int]:
     """Write every judged row of a ledger, with what became of it; returns the number of rows per outcome."""
-    table = _Table(path, ACTIONS)
+    table = _Table(path, ACTIONS, rehearsal)
     counts = np.zeros(len(_BECAME), dtype=np.int64)
     rolled_back = 0
     for record, decoded, results in _judged(records):
@@ -249,7 +279,7 @@ def write_actions(path: Path, records: Iterable[Record], campaigns: CampaignSet,
         counts += np.bincount(became, minlength=counts.size)
         undone = (became == _BECAME.index("applied")) & (decoded.judged["source"] == Source.ROLLBACK)
         rolled_back += int(undone.sum())
-    table.close()
+    table.close(grid.ticks)
     known = {name: count for name, count in zip(_BECAME, counts.tolist(), strict=True) if count}
     return {"rolled_back": rolled_back} | known
 
@@ -307,8 +337,8 @@ def _action_columns(
     }
 
 
-def _first_tick(segment: Path) -> int:
-    return int(segment.name.removeprefix("part-").removesuffix(".parquet"))
+def _segment(table: str, first_tick: int) -> str:
+    return f"{table}/part-{first_tick:09d}.parquet"
 
 
 def _cells(judged: Mapping[str, NDArray[Any]], campaigns: CampaignSet) -> Int64:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import time, timedelta
 from itertools import product
 
+from engine.messages import CommandKind
 from engine.units import PPM, moment
 from experiments.config.models import (
     AuctionLog,
@@ -194,11 +195,14 @@ def _proposal(config: RunConfig, path: Path, proposal: Proposal) -> Iterator[Pro
 def _command(config: RunConfig, path: Path, command: CommandSpec) -> Iterator[Problem]:
     if len(command.orders) != 1:
         kinds = ", ".join(command.orders) or "none"
-        rule = f"must hold exactly one of approve, deny, rollback, edit, pause and resume, not {kinds}: keep one"
+        known = ", ".join(kind.value for kind in CommandKind)
+        rule = f"must hold exactly one of {known}, not {kinds}: keep one"
         yield Problem(path, rule)
         return
     campaign, knob = command.target
     order: Path = (*path, command.kind.value)
+    if campaign is None:
+        return
     yield from _known_campaign(config, (*order, "campaign"), campaign)
     if command.approve is not None and config.approver == "none":
         yield Problem(order, "needs an approver: write 'approver: scripted' or remove the approval")

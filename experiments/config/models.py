@@ -32,6 +32,8 @@ from experiments.config.world import (
 
 SCHEMA_VERSION = 1
 
+Roles: TypeAlias = Annotated[tuple[Literal["approver", "operator"], ...], Field(min_length=1)]
+
 
 class Score(Model):
     """Weights (sum 1) and targets of the performance score."""
@@ -82,6 +84,9 @@ class _Common(Model):
     mandates: tuple[Mandate, ...] = ()
     limits: HardLimits
     approver: Literal["none", "scripted"] = "none"
+    people: dict[Id, Annotated[tuple[Literal["approver", "operator"], ...], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
     script: Script = Script()
     score: Score = Score()
 

@@ -142,7 +142,7 @@ class Switch(Model):
 
 
 class CommandSpec(Model):
-    """What a person does at a time: exactly one of the six."""
+    """What a person does at a time: exactly one of these; a freeze is of the whole account."""
 
     day: Day
     time: TimeOfDay
@@ -153,9 +153,11 @@ class CommandSpec(Model):
     edit: Edit | None = None
     pause: Switch | None = None
     resume: Switch | None = None
+    freeze: Literal["account"] | None = None
+    unfreeze: Literal["account"] | None = None
 
     @property
-    def orders(self) -> dict[CommandKind, Target | Edit | Switch]:
+    def orders(self) -> dict[CommandKind, Target | Edit | Switch | Literal["account"]]:
         """What is commanded, by kind; a loaded configuration has exactly one."""
         orders = {kind: getattr(self, kind.value) for kind in CommandKind}
         return {kind: order for kind, order in orders.items() if order is not None}
@@ -166,9 +168,11 @@ class CommandSpec(Model):
         return next(iter(self.orders))
 
     @property
-    def target(self) -> tuple[str, KnobName]:
-        """The campaign and the knob it is about."""
+    def target(self) -> tuple[str | None, KnobName]:
+        """The campaign and the knob it is about; None where it is about the account."""
         order = self.orders[self.kind]
+        if order == "account":
+            return None, "paused"
         return order.campaign, "paused" if isinstance(order, Switch) else order.knob
 
 

@@ -16,6 +16,7 @@ from engine.events import COUNTS, TickCounts
 from engine.guard import Limits, Outcome, Reason
 from engine.ledger import GENESIS, Record, RecordKind, decode_round, fold, seal, verify
 from engine.messages import (
+    ACCOUNT,
     Advanced,
     Answered,
     Apply,
@@ -28,6 +29,7 @@ from engine.messages import (
     Open,
     Publish,
     Published,
+    Role,
 )
 from engine.optimiser import Assignment, OptimiserMachine
 from engine.policy import View
@@ -55,7 +57,9 @@ def command(kind: str, name: str = "", by: str = "dana", knob: Knob = Knob.BID, 
 def optimiser(limits: Limits | None = None, *assignments: Assignment) -> OptimiserMachine:
     """An optimiser whose approvals wait a day and whose actions can be undone for a week."""
     limits = Limits.of(CAMPAIGNS) if limits is None else limits
-    return OptimiserMachine(CAMPAIGNS, GRID, limits, assignments, approval_ticks=DAY, history=History(7 * DAY))
+    people = dict.fromkeys(("dana", "sam", "kim"), frozenset(Role))
+    history = History(7 * DAY)
+    return OptimiserMachine(CAMPAIGNS, GRID, limits, assignments, people=people, approval_ticks=DAY, history=history)
 
 
 def empty_view(tick: int) -> View:
@@ -93,8 +97,9 @@ class Loop:
             (published,) = self.campaigns.handle(Publish(self.tick))
             assert isinstance(published, Published)
             served = commands if self.tick == last else ()
-            commit, dispatch = self.machine.handle(Boundary(published.view, served, self.results))
+            commit, dispatch, *told = self.machine.handle(Boundary(published.view, served, self.results))
             self._write([commit])
+            assert [each["answer"] for answer in told for each in answer.commands] == self.answers
             assert isinstance(dispatch, Dispatch)
             (answered,) = self.campaigns.handle(Apply(dispatch.approved))
             assert isinstance(answered, Answered)
@@ -198,7 +203,7 @@ def test_a_change_outside_a_mandate_waits_and_is_applied_once_when_another_perso
     loop.go()
     assert (loop.told, loop.bid) == ([WAITS], BID)
     assert loop.go(to=3) == []
-    assert loop.go(command("approve")) == ["judged"]
+    assert loop.go(command("approve")) == ["approved"]
     assert (loop.told, loop.bid) == ([YES], 1_200_000)
     loop.go(to=8)
     assert (loop.told, loop.bid) == ([], 1_200_000)
@@ -208,7 +213,7 @@ def test_a_change_outside_a_mandate_waits_and_is_applied_once_when_another_perso
 def test_approved_twice_has_one_effect() -> None:
     loop = Loop({0: (ask(1_200_000),)})
     loop.go()
-    assert loop.go(command("approve", "first"), command("approve", "second")) == ["judged", "nothing_pending"]
+    assert loop.go(command("approve", "first"), command("approve", "second")) == ["approved", "nothing_pending"]
     assert loop.go(command("approve", "third"), command("approve", "first")) == ["nothing_pending"]
     assert loop.bid == 1_200_000
     assert loop.controls.version[0, Knob.BID] == 1
@@ -220,7 +225,7 @@ def test_the_proposer_cannot_approve_and_somebody_else_still_can() -> None:
     loop.go()
     assert loop.go(command("approve", "own", by="sam")) == ["proposer_cannot_approve"]
     assert (loop.told, loop.bid) == ([], BID)
-    assert loop.go(command("approve", "other")) == ["judged"]
+    assert loop.go(command("approve", "other")) == ["approved"]
     assert loop.bid == 1_200_000
 
 
@@ -237,15 +242,15 @@ def test_deny_wins_a_race_whatever_the_order_they_came_in() -> None:
 def test_an_approval_after_the_knob_moved_is_stale() -> None:
     loop = Loop({0: (ask(1_200_000),)})
     loop.go()
-    assert loop.go(command("edit", values=(1_100_000,))) == ["judged"]
+    assert loop.go(command("edit", values=(1_100_000,))) == ["approved"]
     assert loop.bid == 1_100_000
-    assert loop.go(command("approve")) == ["judged"]
+    assert loop.go(command("approve")) == ["refused: stale"]
     assert (loop.told, loop.bid) == ([("REFUSED", "STALE")], 1_100_000)
     assert loop.go(command("approve", "again")) == ["nothing_pending"]
     loop.close()
 
 
-@pytest.mark.parametrize(("tick", "answer", "bid"), [(DAY, "judged", 1_200_000), (DAY + 1, "nothing_pending", BID)])
+@pytest.mark.parametrize(("tick", "answer", "bid"), [(DAY, "approved", 1_200_000), (DAY + 1, "nothing_pending", BID)])
 def test_an_approval_expires_after_24_hours(tick: int, answer: str, bid: int) -> None:
     loop = Loop({0: (ask(1_200_000),)})
     assert loop.go(command("approve"), to=tick) == [answer]
@@ -255,7 +260,7 @@ def test_an_approval_expires_after_24_hours(tick: int, answer: str, bid: int) ->
 def test_a_newer_proposal_supersedes_the_one_that_waits() -> None:
     loop = Loop({0: (ask(1_200_000),), 2: (ask(900_000, by="kim"),)})
     loop.go(to=2)
-    assert loop.go(command("approve", by="sam")) == ["judged"]  # sam's own was superseded; this one is kim's
+    assert loop.go(command("approve", by="sam")) == ["approved"]  # sam's own was superseded; this one is kim's
     assert (loop.told, loop.bid) == ([YES], 900_000)
     assert loop.go(command("approve", "again")) == ["nothing_pending"]
 
@@ -301,7 +306,7 @@ def test_an_approval_is_for_one_knob_of_one_campaign() -> None:
     loop.go()
     assert loop.go(command("approve", "a", knob=Knob.BUDGET), command("approve", "b", campaign=1)) == [
         "nothing_pending",
-        "judged",
+        "approved",
     ]
     assert loop.controls.bid.tolist() == [BID, 1_200_000]
 
@@ -319,9 +324,9 @@ def moved(*values: int) -> Loop:
 
 def test_a_rollback_restores_the_recorded_value_of_the_latest_action() -> None:
     loop = moved(1_250_000, 1_000_001)
-    assert loop.go(command("rollback", "a")) == ["judged"]
+    assert loop.go(command("rollback", "a")) == ["approved"]
     assert (loop.told, loop.bid) == ([YES], 1_250_000)
-    assert loop.go(command("rollback", "b")) == ["judged"]
+    assert loop.go(command("rollback", "b")) == ["approved"]
     assert loop.bid == BID
     assert loop.go(command("rollback", "c")) == ["unknown_action"]
     loop.close()
@@ -336,7 +341,10 @@ def test_25_percent_down_rolled_back_needs_33_percent_up_and_is_allowed() -> Non
 def test_a_second_rollback_of_one_action_is_refused() -> None:
     loop = moved(1_200_000, 1_300_000)
     newest = 2 << ROW_BITS
-    assert loop.go(command("rollback", "a", action=newest), command("rollback", "b", action=newest)) == ["judged"] * 2
+    assert loop.go(command("rollback", "a", action=newest), command("rollback", "b", action=newest)) == [
+        "approved",
+        "refused: second_change",
+    ]
     assert loop.told == [YES, ("REFUSED", "SECOND_CHANGE")]
     assert loop.go(command("rollback", "c", action=newest)) == ["already_rolled_back"]
     assert loop.bid == 1_200_000
@@ -395,7 +403,7 @@ def test_a_rollback_that_the_guard_refuses_can_be_asked_for_again() -> None:
 
 def test_a_persons_edit_takes_any_step_and_moves_the_anchor() -> None:
     loop = Loop({})
-    assert loop.go(command("edit", values=(5_000_000,))) == ["judged"]
+    assert loop.go(command("edit", values=(5_000_000,))) == ["approved"]
     assert (loop.bid, loop.controls.anchor[0].tolist()) == (5_000_000, [5_000_000, BUDGET])
     record = decode_round(loop.records[-1])
     assert record.header["notes"] == [["dana", "edit"]]
@@ -404,7 +412,7 @@ def test_a_persons_edit_takes_any_step_and_moves_the_anchor() -> None:
 
 def test_hard_bounds_hold_for_a_person_too() -> None:
     loop = Loop({})
-    assert loop.go(command("edit", values=(50_000_001,))) == ["judged"]
+    assert loop.go(command("edit", values=(50_000_001,))) == ["refused: hard_maximum"]
     assert (loop.told, loop.bid) == ([("REFUSED", "HARD_MAXIMUM")], BID)
 
 
@@ -431,7 +439,7 @@ def test_a_person_edits_weights_whole_or_not_at_all() -> None:
 def test_a_command_served_twice_has_one_effect() -> None:
     loop = Loop({})
     edit = command("edit", values=(1_300_000,))
-    assert loop.go(edit, edit) == ["judged"]
+    assert loop.go(edit, edit) == ["approved"]
     assert loop.go(edit, replace(edit, values=(1_400_000,))) == []
     assert loop.bid == 1_300_000
     assert loop.controls.version[0, Knob.BID] == 1
@@ -496,6 +504,63 @@ def test_a_stale_row_is_no_part_of_the_history() -> None:
     machine.handle(Open(empty_view(-1), {}))
     machine.handle(Boundary(empty_view(0), (), NOTHING))
     stale = np.array([Result.STALE], dtype=np.uint8)
-    commit, _ = machine.handle(Boundary(empty_view(1), (command("rollback"),), stale))
+    commit, *_ = machine.handle(Boundary(empty_view(1), (command("rollback"),), stale))
     assert isinstance(commit, Commit)
     assert answers(Record(2, commit.kind, 1, commit.body, b"")) == ["unknown_action"]
+
+
+def test_frozen_nothing_begins_but_pauses_and_rollbacks() -> None:
+    wishes = {tick: (ask(1_100_000 if tick == 0 else 1_150_000),) for tick in range(6)}
+    loop = Loop(wishes, Limits.of(CAMPAIGNS).with_mandate(EVERYBODY, (Knob.BID,)))
+    loop.go()  # tick 0: applied
+    freeze = Command("f", CommandKind.FREEZE, "dana", ACCOUNT, Knob.PAUSED)
+    edit, pause = command("edit", values=(1_200_000,)), command("pause", knob=Knob.PAUSED)
+    assert loop.go(pause, edit, freeze) == ["frozen", "refused: frozen", "approved"]
+    loop.go(command("rollback"))
+    assert loop.answers == ["approved"]
+    loop.go()
+    assert (loop.bid, loop.controls.paused.tolist()) == (BID, [True, False])
+    assert loop.go(Command("u", CommandKind.UNFREEZE, "dana", ACCOUNT, Knob.PAUSED)) == ["unfrozen"]
+    loop.go()
+    assert loop.bid == 1_150_000
+
+
+def test_freeze_and_unfreeze_in_one_boundary_leave_the_account_frozen() -> None:
+    loop = Loop({0: (ask(1_100_000),)}, Limits.of(CAMPAIGNS).with_mandate(EVERYBODY, (Knob.BID,)))
+    both = [
+        Command(kind.value, kind, "dana", ACCOUNT, Knob.PAUSED) for kind in (CommandKind.FREEZE, CommandKind.UNFREEZE)
+    ]
+    assert loop.go(*both) == ["unfrozen", "frozen"]
+    loop.go()
+    assert loop.bid == BID
+
+
+def test_an_approval_while_frozen_is_refused_and_what_waits_goes_on_waiting() -> None:
+    loop = Loop({0: (ask(1_200_000),)})
+    loop.go()
+    freeze, unfreeze = (
+        Command(kind.value, kind, "dana", ACCOUNT, Knob.PAUSED) for kind in (CommandKind.FREEZE, CommandKind.UNFREEZE)
+    )
+    assert loop.go(command("approve", "early"), freeze) == ["frozen", "account_frozen"]
+    assert loop.go(command("approve", "late"), unfreeze) == ["unfrozen", "approved"]
+    loop.go()
+    assert loop.bid == 1_200_000
+
+
+def test_an_unknown_person_and_a_missing_role_get_a_refusal_in_the_ledger() -> None:
+    loop = Loop({0: (ask(1_200_000),)})
+    loop.machine = OptimiserMachine(
+        CAMPAIGNS,
+        GRID,
+        Limits.of(CAMPAIGNS),
+        (Assignment(Scripted({0: (ask(1_200_000),)}), EVERYBODY, Source.SCRIPT, "script"),),
+        people={"ann": frozenset({Role.APPROVER}), "oli": frozenset({Role.OPERATOR})},
+        approval_ticks=DAY,
+        history=History(7 * DAY),
+    )
+    loop.go()
+    refused = loop.go(
+        command("approve", "a", by="oli"), command("approve", "b", by="nobody"), command("pause", "c", by="ann")
+    )
+    assert refused == ["needs_role_approver", "unknown_person", "needs_role_operator"]
+    assert loop.go(command("approve", "d", by="ann")) == ["approved"]

@@ -1,0 +1,227 @@
+"""What people ask for while a run goes on: approvals, denials, rollbacks, edits, pauses and the freeze.
+
+A `Desk` turns commands into rows for the guard and answers each. It remembers what waits for a person, which commands
+were served, and whether the account is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.actions import Knob, Proposals, Source, proposals
+from engine.campaigns import ControlState
+from engine.guard import Judgement, Outcome, Reason
+from engine.messages import ACCOUNT, Command, CommandKind, Role
+from engine.policy import View
+from engine.rollback import Blocked, History
+
+ROLES = {
+    CommandKind.DENY: Role.APPROVER,
+    CommandKind.APPROVE: Role.APPROVER,
+    CommandKind.UNFREEZE: Role.OPERATOR,
+    CommandKind.FREEZE: Role.OPERATOR,
+    CommandKind.ROLLBACK: Role.OPERATOR,
+    CommandKind.EDIT: Role.OPERATOR,
+    CommandKind.PAUSE: Role.OPERATOR,
+    CommandKind.RESUME: Role.OPERATOR,
+}
+"""Which role a command takes."""
+
+_ORDER = list(CommandKind)
+_SWITCHES = {CommandKind.PAUSE: 1, CommandKind.RESUME: 0}
+
+
+class Pending(NamedTuple):
+    """Rows that wait for a person's approval, the tick at which they were judged and under which limits."""
+
+    rows: Proposals
+    tick: int
+    limits_version: int
+
+
+@dataclass(frozen=True)
+class DeskState:
+    """What a desk knows between two boundaries."""
+
+    pending: Mapping[tuple[int, Knob], Pending]
+    served: frozenset[str]
+    frozen: bool
+    undoing: Mapping[tuple[int, Knob], int]
+
+    @classmethod
+    def initial(cls) -> DeskState:
+        """Nothing asked yet."""
+        return cls({}, frozenset(), frozen=False, undoing={})
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command as it is served: the rows it asks for, if any, and the answer so far."""
+
+    command: Command
+    answer: str
+    rows: Proposals | None = None
+    granted: bool = False
+    undoes: int | None = None
+
+    def told(self) -> dict[str, Any]:
+        """The command and its answer as the ledger holds them."""
+        return self.command.told() | {"answer": self.answer, "undoes": self.undoes}
+
+
+class Desk:
+    """Serves people's commands.
+
+    Parameters
+    ----------
+    campaigns:
+        Number of campaigns of the run.
+    people:
+        Who may command, and in which roles.
+    approval_ticks:
+        How long a proposal waits for a person before it expires.
+    """
+
+    def __init__(
+        self, campaigns: int, people: Mapping[str, frozenset[Role]], approval_ticks: int, state: DeskState
+    ) -> None:
+        self._campaigns = campaigns
+        self._people = people
+        self._approval_ticks = approval_ticks
+        self._pending = dict(state.pending)
+        self._served = set(state.served)
+        self._frozen = state.frozen
+        self._undoing = dict(state.undoing)
+
+    @property
+    def state(self) -> DeskState:
+        """What it knows now; nothing in it changes later."""
+        return DeskState(dict(self._pending), frozenset(self._served), self._frozen, dict(self._undoing))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing may begin but pauses and rollbacks."""
+        return self._frozen
+
+    @property
+    def undoing(self) -> Mapping[tuple[int, Knob], int]:
+        """The action that the last round's rollback of a (campaign, knob) undoes."""
+        return self._undoing
+
+    def serve(self, view: View, commands: Sequence[Command], history: History, limits_version: int) -> list[Request]:
+        """Serve the commands of a boundary in the order of their kinds; one that was served before is left out."""
+        self._undoing = {}
+        self._forget_expired(view.tick)
+        requests = []
+        for command in sorted(commands, key=lambda each: (_ORDER.index(each.kind), each.id)):
+            if command.id not in self._served:
+                self._served.add(command.id)
+                requests.append(self._serve(view.controls, command, history, limits_version))
+        return requests
+
+    def _serve(self, controls: ControlState, command: Command, history: History, limits_version: int) -> Request:
+        refusal = self._refusal(command)
+        if refusal:
+            return Request(command, refusal)
+        match command.kind:
+            case CommandKind.FREEZE | CommandKind.UNFREEZE:
+                self._frozen = command.kind is CommandKind.FREEZE
+                return Request(command, "frozen" if self._frozen else "unfrozen")
+            case CommandKind.DENY:
+                found = self._pending.pop((command.campaign, command.knob), None)
+                return Request(command, "denied" if found else "nothing_pending")
+            case CommandKind.APPROVE:
+                return self._approve(command, limits_version)
+            case CommandKind.ROLLBACK:
+                return self._roll_back(controls, command, history)
+            case _:
+                return Request(command, "judged", _edited(controls, command))
+
+    def _refusal(self, command: Command) -> str | None:
+        """Why a command is not served, whoever it would please."""
+        roles = self._people.get(command.by)
+        if roles is None:
+            return "unknown_person"
+        if ROLES[command.kind] not in roles:
+            return f"needs_role_{ROLES[command.kind].value}"
+        if command.campaign == ACCOUNT:
+            return None if command.kind in {CommandKind.FREEZE, CommandKind.UNFREEZE} else "unknown_campaign"
+        return None if 0 <= command.campaign < self._campaigns else "unknown_campaign"
+
+    def _approve(self, command: Command, limits_version: int) -> Request:
+        """Grant what is pending: it is guarded again now, against the version and limits it was judged under."""
+        pending = self._pending.get((command.campaign, command.knob))
+        if pending is None:
+            return Request(command, "nothing_pending")
+        if command.by == pending.rows.notes[int(pending.rows.note[0])].proposer:
+            return Request(command, "proposer_cannot_approve")
+        if self._frozen:
+            return Request(command, "account_frozen")
+        del self._pending[command.campaign, command.knob]
+        if pending.limits_version != limits_version:
+            return Request(command, "limits_changed")
+        return Request(command, "judged", pending.rows, granted=True)
+
+    def _roll_back(self, controls: ControlState, command: Command, history: History) -> Request:
+        action = command.action
+        if action is None:
+            action = history.latest(command.campaign, command.knob)
+        if action is None:
+            return Request(command, Blocked.UNKNOWN_ACTION.value)
+        rows = history.inverse(command.campaign, command.knob, action, controls, command.by)
+        if isinstance(rows, Blocked):
+            return Request(command, rows.value)
+        self._undoing[command.campaign, command.knob] = action
+        return Request(command, "judged", rows, undoes=action)
+
+    def _forget_expired(self, tick: int) -> None:
+        self._pending = {
+            key: pending for key, pending in self._pending.items() if tick - pending.tick <= self._approval_ticks
+        }
+
+    def take(self, tick: int, judgement: Judgement, limits_version: int) -> None:
+        """Keep what needs a person; a newer proposal for the same knob supersedes the older one."""
+        waiting = np.flatnonzero(judgement.outcome == Outcome.NEEDS_APPROVAL)
+        if not waiting.size:
+            return
+        rows = judgement.proposals
+        keys = rows.campaign[waiting].astype(np.int64) * len(Knob) + rows.knob[waiting]
+        for key in np.unique(keys):
+            mine = waiting[keys == key]
+            last = mine[rows.note[mine] == rows.note[mine[-1]]]  # of several proposers in one round, the last
+            name = int(key) // len(Knob), Knob(int(key) % len(Knob))
+            self._pending[name] = Pending(rows.take(last), tick, limits_version)
+
+
+def answered(requests: Sequence[Request], judgement: Judgement) -> list[Request]:
+    """The requests of a round with the guard's answer, given that their rows are the first judged, in order."""
+    done, row = [], 0
+    for request in requests:
+        if request.rows is None:
+            done.append(request)
+            continue
+        outcome, reason = Outcome(int(judgement.outcome[row])), Reason(int(judgement.reason[row]))
+        word = outcome.name.lower()
+        answer = f"{word}: {reason.name.lower()}" if outcome is Outcome.REFUSED else word
+        done.append(replace(request, answer=answer))
+        row += len(request.rows)
+    return done
+
+
+def _edited(controls: ControlState, command: Command) -> Proposals:
+    values = command.values or (_SWITCHES[command.kind],)
+    knob = Knob.PAUSED if command.kind in _SWITCHES else command.knob
+    return proposals(
+        np.full(len(values), command.campaign),
+        knob,
+        list(values),
+        controls.version[command.campaign, knob],
+        Source.PERSON,
+        command.kind.value,
+        index=np.arange(len(values)),
+        proposer=command.by,
+    )
