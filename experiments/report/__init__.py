@@ -25,8 +25,6 @@ def report(run: Run) -> Path:
     BadInput
         In one sentence, where the run is not finished or the folder cannot be written.
     """
-    if run.info.get("status") != "finished":
-        raise BadInput(f"run {run.folder} (status={run.info.get('status')}) must be finished: resume it first")
     table = figures.read(run)
     calendar = decided.Calendar(table.local, table.config.time.tick_minutes)
     found = decided.decisions(run.actions, calendar)

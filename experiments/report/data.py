@@ -32,14 +32,14 @@ _BID, _BUDGET, _PAUSED = range(len(STEADY))
 _RATES = ("win_rate", "cpm_micros", "ctr", "cvr", "cpc_micros", "cpa_micros", "roas", "score")
 _CASES = ("bids", "impressions", "clicks", "conversions")
 _UNKNOWN = {
-    Reason.NO_OPPORTUNITIES: "Unknown: no opportunity.",
-    Reason.NO_BIDS: "Unknown: no bids, or none that the source tells.",
-    Reason.NO_IMPRESSIONS: "Unknown: no impressions.",
-    Reason.NO_CLICKS: "Unknown: no clicks.",
-    Reason.NO_CONVERSIONS: "Unknown: no conversions.",
-    Reason.NO_SPEND: "Unknown: nothing was spent.",
-    Reason.MISSING_COMPONENT: "Unknown, since one of CTR, CVR and ROAS is.",
-    Reason.NOT_RECORDED: "The log does not tell it.",
+    Reason.NO_OPPORTUNITIES: "Unknown, without opportunities",
+    Reason.NO_BIDS: "Unknown, without bids that the source tells",
+    Reason.NO_IMPRESSIONS: "Unknown, without impressions",
+    Reason.NO_CLICKS: "Unknown, without clicks",
+    Reason.NO_CONVERSIONS: "Unknown, without conversions",
+    Reason.NO_SPEND: "Unknown, without spend",
+    Reason.MISSING_COMPONENT: "Unknown, since CTR, CVR or ROAS is",
+    Reason.NOT_RECORDED: "The log does not tell",
 }
 
 

@@ -59,14 +59,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Command:
-    """What a person told a run to do, and what the optimiser answered."""
+    """What a person told a run to do, and what the optimiser answered; without a campaign, of the whole account."""
 
     tick: int
     minutes: int
     kind: str
     by: str
     campaign: str | None
-    knob: str
+    knob: str | None
     answer: str
 
 
@@ -130,14 +130,15 @@ def commands(folder: Path, ids: Sequence[str], calendar: Calendar) -> list[Comma
             continue
         for told in decode_round(record).header["commands"]:
             place = told["campaign"]
+            of_one = 0 <= place < len(ids)
             found.append(
                 Command(
                     tick=record.tick,
                     minutes=int(calendar.minutes[record.tick]),
                     kind=told["kind"],
                     by=told["by"],
-                    campaign=ids[place] if place is not None and 0 <= place < len(ids) else None,
-                    knob=Knob(told["knob"]).name.lower(),
+                    campaign=ids[place] if of_one else None,
+                    knob=Knob(told["knob"]).name.lower() if of_one else None,
                     answer=told["answer"],
                 )
             )
@@ -162,18 +163,18 @@ def _became(waiting: Decision, later: Sequence[Decision], told: Sequence[Command
     until = next((other.tick for other in later if other.outcome == "needs_approval"), None)
     for command in told:
         in_time = command.tick > waiting.tick and (until is None or command.tick <= until)
-        if not in_time or command.kind not in {"approve", "deny"}:
+        if not in_time:
             continue
         by = f"by {visible(command.by)}, {calendar.text(command.minutes)}"
-        if command.answer == "denied":
+        granted = _granted(waiting, later, command.tick)
+        if command.kind == "approve" and granted is not None:
+            return f"approved {by}: {granted.replace('_', ' ')}"
+        if command.kind == "deny" and command.answer == "denied":
             return f"denied {by}"
-        if command.answer == "judged":
-            return f"approved {by}: {_granted(waiting, later, command.tick)}"
     return "not answered" if until is None else "superseded by a newer proposal"
 
 
-def _granted(waiting: Decision, later: Sequence[Decision], tick: int) -> str:
-    """What the guard said to a granted change, which it judges once more."""
+def _granted(waiting: Decision, later: Sequence[Decision], tick: int) -> str | None:
+    """What the guard said to an approved change, which it judges once more; None where it did not come that far."""
     same = (other for other in later if other.tick == tick and other.source == waiting.source)
-    outcome = next((other.outcome for other in same if other.proposer == waiting.proposer), "judged")
-    return outcome.replace("_", " ")
+    return next((other.outcome for other in same if other.proposer == waiting.proposer), None)

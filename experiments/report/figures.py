@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from engine.errors import BadInput
 from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, OUTSIDE_SUPPORT, SPEND
@@ -82,40 +80,27 @@ class Table:
 
 
 def read(run: Run) -> Table:
-    """The metrics table of a run's folder.
-
-    Raises
-    ------
-    BadInput
-        Where there is no whole table: a run that was stopped leaves none.
-    """
-    path = run.folder / "metrics.parquet"
-    try:
-        table = pq.read_table(path)
-        parts = {name: table[name].to_numpy() for name in ("tick", *COUNTS, *STEADY)}
-        words = {name: table[name].to_pandas() for name in ("campaign", "channel", "market", "tick_start")}
-    except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise BadInput(f"{path} cannot be read ({_first_line(error)}): finish the run first, or restore it") from None
-    campaigns = int((parts["tick"] == parts["tick"][0]).sum()) if len(parts["tick"]) else 0
-    if not campaigns or len(parts["tick"]) % campaigns:
-        raise BadInput(f"{path} (={len(parts['tick'])} rows) must hold every campaign of every tick: restore it")
+    """The metrics table of a finished run."""
+    table = run.metrics
+    ticks = table.tick.to_numpy()
+    campaigns = int((ticks == ticks[0]).sum()) if len(ticks) else 0
+    if not campaigns or len(ticks) % campaigns:
+        rule = "must hold every campaign of every tick"
+        raise BadInput(f"{run.folder / 'metrics.parquet'} (={len(ticks)} rows) {rule}: restore it, or run again")
     config = load_config(run.info["config"])
-    shape = (-1, campaigns)
-    starts = words["tick_start"][::campaigns].reset_index(drop=True)
+    first = table.iloc[:campaigns]
+    starts = table.tick_start.iloc[::campaigns].reset_index(drop=True)
+    columns = {name: table[name].to_numpy().astype(np.int64).reshape(-1, campaigns) for name in (*STEADY, *COUNTS)}
     return Table(
         config=config,
-        unrecorded=tuple(run.info.get("unrecorded", ())),
-        ids=[str(name) for name in words["campaign"][:campaigns]],
-        channels=[str(name) for name in words["channel"][:campaigns]],
-        markets=[str(name) for name in words["market"][:campaigns]],
+        unrecorded=tuple(run.info["unrecorded"]),
+        ids=[str(name) for name in first.campaign],
+        channels=[str(name) for name in first.channel],
+        markets=[str(name) for name in first.market],
         local=starts.dt.tz_convert(config.account.zone).dt.tz_localize(None),
-        controls=np.stack([parts[name].astype(np.int64).reshape(shape) for name in STEADY], axis=2),
-        counts=np.stack([parts[name].reshape(shape) for name in COUNTS], axis=2),
+        controls=np.stack([columns[name] for name in STEADY], axis=2),
+        counts=np.stack([columns[name] for name in COUNTS], axis=2),
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def rates(rows: Iterable[Int64], targets: ScoreTargets, unrecorded: Collection[str]) -> dict[str, Values]:

@@ -243,12 +243,13 @@
     table(at('refused'), of((each) => each.outcome === 'refused'), ['time', 'campaign', 'knob', 'change', 'offer', 'reason', 'who', 'note'], 'Nothing was refused.');
     table(at('approvals'), of((each) => each.outcome === 'needs_approval'), ['time', 'campaign', 'knob', 'change', 'reason', 'who', 'note', 'answer'], 'Nothing waited for approval.');
     table(at('rollbacks'), of((each) => each.source === 'rollback'), ['time', 'campaign', 'knob', 'before', 'outcome', 'who', 'note'], 'Nothing was rolled back.');
-    table(at('others'), of((each) => !['refused', 'needs_approval'].includes(each.outcome) && each.source !== 'rollback'), ['time', 'campaign', 'knob', 'change', 'outcome', 'who', 'note'], 'Policies alone changed something.');
+    table(at('others'), of((each) => !['refused', 'needs_approval'].includes(each.outcome) && each.source !== 'rollback'), ['time', 'campaign', 'knob', 'change', 'outcome', 'who', 'note'], 'None.');
+    COLUMNS.about = ['About', (each) => (each.campaign === null ? 'the whole account' : campaignLink(each.campaign)), 'word'];
     COLUMNS.kind = ['Command', (each) => each.kind, 'word'];
     COLUMNS.by = ['By', (each) => each.by, 'word'];
     COLUMNS.told = ['Answer', (each) => each.told, 'word'];
-    table(at('commands'), run.commands.map(([minutes, kind, by, campaign, knob, answer]) => ({ minutes, kind: word(kind), by: word(by), campaign, knob: word(knob), told: word(answer).replace(/_/g, ' ') })),
-      ['time', 'by', 'kind', 'campaign', 'knob', 'told'], 'Nobody commanded anything.');
+    table(at('commands'), run.commands.map(([minutes, kind, by, campaign, knob, answer]) => ({ minutes, kind: word(kind), by: word(by), campaign, knob: word(knob) || '–', told: word(answer).replace(/_/g, ' ') })),
+      ['time', 'by', 'kind', 'about', 'knob', 'told'], 'Nobody commanded anything.');
   }
 
   // --- charts of one campaign ---
@@ -403,7 +404,7 @@
     const total = campaign.total[key];
     const keys = total === undefined || total === null ? [] : [[`${format(total)} ${MEASURES[name].total ? 'in all' : 'over the run'}`, BLUE]];
     const known = values.filter((value) => value !== null);
-    if (!known.length) return `${title} (${(campaign.unknown[key] || 'unknown throughout').replace(/\.$/, '')})`;
+    if (!known.length) return [campaign.unknown[key] || 'Unknown throughout', title];
     const unit = micros ? `, ${run.currency}` : '';
     const place = frame(grid, title + unit, keys, false);
     const scale = micros ? 1e6 : 1, middle = bins.width / 2;
@@ -471,8 +472,10 @@
     missing.push(rateChart(grid, 'cpm', campaign, detail.cpm_micros, run.fine, layout, null));
     missing.push(rateChart(grid, 'opportunities', campaign, detail.opportunities, run.fine, layout, null));
     if (detail.outside) missing.push(rateChart(grid, 'outside', campaign, detail.outside, run.fine, layout, null));
-    const untold = missing.filter((text) => text !== null);
-    if (untold.length) grid.append(node('p', { className: 'none wide', textContent: `Without a chart, since there is nothing to draw: ${untold.join('; ')}.` }));
+    const untold = new Map();
+    for (const [why, title] of missing.filter(Boolean)) untold.set(why, [...(untold.get(why) || []), title]);
+    const sentences = [...untold].map(([why, titles]) => `${why}: ${titles.join(', ')}.`);
+    if (sentences.length) grid.append(node('p', { className: 'none wide', textContent: `Not drawn. ${sentences.join(' ')}` }));
     const log = node('div');
     area.append(node('h3', { textContent: `All judged changes of ${campaign.id}` }), log);
     if (detail.left_out) area.append(node('p', { className: 'hint', textContent: `The first ${number(detail.left_out, 0)} are left out here; actions.parquet holds them.` }));

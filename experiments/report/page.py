@@ -223,8 +223,7 @@ def _decided(found: Sequence[Decision], data: PageData) -> str:
     routine = sum(decision.is_routine for decision in found)
     others = len(found) - routine
     kept = len(data.overview["decisions"])
-    line = (
-        f"{_many(len(found), 'change')} judged. {routine:,} were a policy's, within its mandate: they stand with their "
-        f"campaign. The other {others:,} stand here; a shift of weights is one of them, above it is one per creative."
-    )
+    line = f"{_many(len(found), 'change')} judged; {routine:,} were a policy's, and stand with their campaign."
+    if others:
+        line += f" The other {others:,} stand here; a shift of weights is one of them, above it is one per creative."
     return line if kept == others else f"{line} Of them only the first {kept:,}: actions.parquet holds all."
