@@ -313,5 +313,7 @@ class OptimiserHost:
         campaign = self._machine.state.round.rows.campaign
         results = np.zeros(len(campaign), dtype=np.uint8)
         for report in reports:
-            results[np.isin(campaign, report.members)] = report.results
+            here = np.zeros(len(self._plan.campaigns), dtype=np.bool_)
+            here[report.members] = True
+            results[here[campaign]] = report.results
         return results
