@@ -31,7 +31,6 @@ from engine.units import Int64
 # Ray reads these when it is imported: no usage report is sent, and nothing is printed that a user cannot act on.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warning of lost arguments: we keep ours
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a lost process's answers are asked for again, not read
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -41,8 +40,22 @@ PATIENCE_SECONDS = 60.0
 """How long a lost process may take to come back."""
 PAUSE_SECONDS = 0.02
 
-# A killed process comes back empty, as its constructor leaves it; what it knew comes with the next `restore`.
-_actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
+
+def _actor(host: Any) -> Any:
+    """A host as a Ray actor; a killed one comes back empty, as its constructor leaves it, and is restored.
+
+    The plan comes as a packed reference: of an argument in its object store Ray warns the user that a restart could
+    miss it, though the driver keeps it.
+    """
+
+    class Actor(host):  # type: ignore[misc]
+        def __init__(self, plan: bytes, *arguments: Any, **options: Any) -> None:
+            super().__init__(ray.get(ray.cloudpickle.loads(plan)), *arguments, **options)
+
+    Actor.__name__ = Actor.__qualname__ = host.__name__
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Actor)
+
+
 CampaignShard = _actor(ShardHost)
 MarketShard = _actor(SourceHost)
 CampaignActor = _actor(CampaignHost)
@@ -163,7 +176,8 @@ class _RayCast:
     def __init__(self, plan: Plan, folder: Path, parts: list[Int64]) -> None:
         self._plan = plan
         self._parts = parts
-        self._shared = ray.put(plan)  # kept: whoever comes back reads it again
+        self._kept = ray.put(plan)  # whoever comes back reads it again
+        self._shared = ray.cloudpickle.dumps(self._kept)
         self.optimiser = OptimiserActor.options(name="optimiser").remote(self._shared, str(folder.absolute() / LEDGER))
         self._homes = self._settle()
 
