@@ -204,7 +204,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:  # Typer's own answer to Ctrl-C, which says nothing
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # noqa: TRY301 - to be answered as any other
     except BadInput as error:
         code = _told(str(error), 2)
     except KeyboardInterrupt:
