@@ -65,7 +65,7 @@ def gather(local: pd.Series, tick_minutes: int, active: Bool, most: int, widest:
     """
     midnight = local.iloc[0].normalize()
     minutes = ((local - midnight) // pd.Timedelta(minutes=1)).to_numpy(dtype=np.int64)
-    days = [days * _DAY for days in (2, 7, 28, 91, 364)]
+    days = [days * _DAY for days in (2, 7, 14, 28, 91, 364)]
     widths = [width for width in range(tick_minutes, _DAY + 1, tick_minutes) if _DAY % width == 0] + days
     widths = [width for width in widths if width <= widest]
     seen = minutes[active] if active.any() else minutes

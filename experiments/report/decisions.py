@@ -90,7 +90,8 @@ class Calendar:
     def text(self, minutes: int) -> str:
         """Day and time, local."""
         when = self.local.iloc[0].normalize() + pd.Timedelta(minutes=minutes)
-        return f"{when.day} {when:%b %H:%M}"
+        long = self.local.iloc[-1] - self.local.iloc[0] > pd.Timedelta(days=300)
+        return f"{when.day} {when:%b %Y %H:%M}" if long else f"{when.day} {when:%b %H:%M}"
 
 
 def decisions(actions: pd.DataFrame, calendar: Calendar) -> list[Decision]:

@@ -18,7 +18,9 @@
   const two = (number) => String(number).padStart(2, '0');
   const moment = (minutes) => new Date((run.first_day * 1440 + minutes) * 60000);
   const iso = (minutes) => moment(minutes).toISOString().slice(0, 16).replace('T', ' ');
-  const day = (minutes) => `${moment(minutes).getUTCDate()} ${MONTHS[moment(minutes).getUTCMonth()]}`;
+  const opens = run.fine.opens;
+  const year = opens[opens.length - 1] - opens[0] > 300 * 1440 ? (minutes) => ` ${moment(minutes).getUTCFullYear()}` : () => '';
+  const day = (minutes) => `${moment(minutes).getUTCDate()} ${MONTHS[moment(minutes).getUTCMonth()]}${year(minutes)}`;
   const time = (minutes) => `${day(minutes)} ${two(moment(minutes).getUTCHours())}:${two(moment(minutes).getUTCMinutes())}`;
 
   // --- numbers ---
@@ -516,7 +518,7 @@
         box.append(node('p', {}, node('span', { textContent: label }), node('em', { textContent: bounds })));
         if (known.length) box.append(spark(market[key], run.markets_bins === 'fine' ? run.fine : run.coarse, key === 'opportunities'));
       }
-      box.append(node('p', {}, node('span', { textContent: day(run.fine.opens[0]) }), node('span', { textContent: day(run.fine.opens[run.fine.opens.length - 1]) })));
+      box.append(node('p', {}, node('span', { textContent: day(opens[0]) }), node('span', { textContent: day(opens[opens.length - 1]) })));
       area.append(box);
     }
   }
