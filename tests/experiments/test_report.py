@@ -7,6 +7,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import cache
@@ -482,3 +484,11 @@ def test_real_logs(tmp_path: Path, name: str, log: str) -> None:
     assert path.stat().st_size < 6e6
     assert len(page.run["fine"]["opens"]) <= 400
     check_figures(run, page)
+
+
+def test_plotly_is_imported_on_use() -> None:
+    asked = (
+        "import sys, bidtwin, experiments.cli, experiments.show, engine.runtime.hosts; print('plotly' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
