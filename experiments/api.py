@@ -419,7 +419,7 @@ def _carry_out(job: _Job, run: Run, runner: Runner | None, watch: Watcher | None
         try:
             return _carry_on(job, run, runner or LocalRunner(), watch)
         except KeyboardInterrupt:
-            _write(run.folder, run.info | {"status": "interrupted"})
+            _write(run.folder, dict(run.info) | {"status": "interrupted"})
             raise
 
 
@@ -445,18 +445,19 @@ def _kept(folder: Path) -> Iterator[None]:
     """What ends a run before its time is told in one sentence; all that was decided stays in the folder."""
     try:
         yield
-    except (OSError, sqlite3.Error) as error:
-        told = isinstance(error, sqlite3.Error)
-        if not told and error.errno not in _REFUSED:
+    except OSError as error:
+        if error.errno not in _REFUSED:
             raise
-        why = str(error) if told else os.strerror(error.errno)
-        raise BadInput(
-            f"run folder {folder} cannot be written ({why}): mend that, then go on with --resume {folder}"
-        ) from None
+        raise _refused(folder, os.strerror(error.errno)) from None
+    except sqlite3.Error as error:
+        raise _refused(folder, str(error)) from None
     except LostError as error:
-        raise BadInput(
-            f"run {folder} lost a process again and again ({error!s:.80}): find out why, then go on with --resume {folder}"
-        ) from None
+        lost = f"run {folder} lost a process again and again ({error!s:.80})"
+        raise BadInput(f"{lost}: find out why, then go on with --resume {folder}") from None
+
+
+def _refused(folder: Path, why: str) -> BadInput:
+    return BadInput(f"run folder {folder} cannot be written ({why}): mend that, then go on with --resume {folder}")
 
 
 def _results(

@@ -102,9 +102,7 @@ def carry_out(
         cast.release()
 
 
-def _carry_out(
-    plan: Plan, cast: Cast, folder: Path, watch: Watcher | None, every: int, pace: Pace | None
-) -> Outcome:
+def _carry_out(plan: Plan, cast: Cast, folder: Path, watch: Watcher | None, every: int, pace: Pace | None) -> Outcome:
     checkpoints = Checkpoints(folder, every, plan.rehearsal)
     recorder = Recorder(folder, plan.campaigns, plan.grid, plan.rehearsal)
     losses, reached, ours = 0, 0, False

@@ -59,10 +59,10 @@ class LedgerWriter:
     @classmethod
     def create(cls, path: str | os.PathLike[str], rehearsal: Rehearsal = unrehearsed) -> Self:
         """Begin a new ledger: its file is there once it can hold records."""
+        _must_be_new(path)
         with ExitStack() as held:
             lock = held.enter_context(_lock(path))
-            if Path(path).exists():
-                raise BadInput(f"ledger {path} exists already: open it, or choose another run folder")
+            _must_be_new(path)  # nor has anybody else begun it meanwhile
             draft = Path(f"{os.fspath(path)}.draft")
             draft.unlink(missing_ok=True)
             with closing(sqlite3.connect(draft)) as connection:
@@ -116,6 +116,11 @@ class LedgerWriter:
         """Let go of the file as it stands, for whoever goes on with it."""
         self._connection.close()
         self._lock.close()
+
+
+def _must_be_new(path: str | os.PathLike[str]) -> None:
+    if Path(path).exists():
+        raise BadInput(f"ledger {path} exists already: open it, or choose another run folder")
 
 
 def is_written(path: str | os.PathLike[str]) -> bool:
