@@ -172,23 +172,24 @@ class DailyBudgets:
         if not day_ends:
             return no_proposals(), memory
         budget = view.controls.budget
-        wanted = self._within(view, memory, budget + self._moves(view, budget))
+        tilt = budget * self._tilt(view)
+        fallen = self._within(view, memory, budget + np.minimum(tilt, 0))
+        rises, room = np.maximum(tilt, 0), int((budget - fallen).sum())  # what the falls give, bounds and band included
+        scale = min(1.0, max(room, 0) / rises.sum()) if rises.any() else 0.0
+        wanted = np.where(tilt > 0, self._within(view, memory, budget + rises * scale), fallen)
         rows = np.flatnonzero((wanted != budget) & ~view.controls.paused)
         versions = view.controls.version[rows, Knob.BUDGET]
         return proposals(rows, Knob.BUDGET, wanted[rows], versions, Source.POLICY, "return"), memory
 
-    def _moves(self, view: View, budget: Int64) -> Float64:
-        """Micros to add to each budget: the falls, and rises that sum to no more than the falls."""
+    def _tilt(self, view: View) -> Float64:
+        """The part of each budget by which its return of the closing day would move it, up or down."""
         spend, revenue = view.period[:, SPEND], view.period[:, REVENUE]
-        known = spend > 0
+        known = (spend > 0) & ~view.controls.paused
         account = revenue.sum() / max(int(spend.sum()), 1)
-        tilt = np.zeros(len(budget))
+        tilt = np.zeros(len(spend))
         if account > 0:
             tilt[known] = np.clip(revenue[known] / spend[known] / account - 1, -1, 1) * self.max_change
-        moves = budget * tilt
-        falls, rises = -moves[moves < 0].sum(), moves[moves > 0].sum()
-        scale = min(1.0, falls / rises) if rises > 0 else 0.0
-        return np.where(moves > 0, moves * scale, moves)
+        return tilt
 
     def _within(self, view: View, account: _Account, wanted: Float64) -> Int64:
         low, high = (view.controls.anchor[:, Knob.BUDGET] * side for side in self.band)
