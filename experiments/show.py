@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+
+from engine.actions import Knob
 
 if TYPE_CHECKING:
     from engine.runtime.local import Progress
@@ -49,7 +52,7 @@ def progress() -> Iterator[Callable[[Progress], None]]:
     if not console.is_terminal:
         yield _plain(console, began)
         return
-    shown = TextColumn("{task.fields[rate]} auctions/s · spend {task.fields[spend]}")
+    shown = TextColumn("{task.fields[rate]} auctions/s · spend {task.fields[spend]} · {task.fields[decided]}")
     with Bar(
         TextColumn("tick"),
         MofNCompleteColumn(),
@@ -59,10 +62,11 @@ def progress() -> Iterator[Callable[[Progress], None]]:
         console=console,
         transient=True,
     ) as bar:
-        task = bar.add_task("run", total=None, rate="starting, –", spend="–")
+        task = bar.add_task("run", total=None, rate="starting, –", spend="–", decided="")
 
         def watch(now: Progress) -> None:
-            bar.update(task, total=now.ticks, completed=now.tick, rate=_rate(now, began), spend=_spend(now))
+            fields = {"rate": _rate(now, began), "spend": _spend(now), "decided": _decided(now)}
+            bar.update(task, total=now.ticks, completed=now.tick, **fields)
 
         yield watch
 
@@ -75,8 +79,8 @@ def _plain(console: Console, began: float) -> Callable[[Progress], None]:
         tenth = now.tick * _LINES // now.ticks
         if tenth > told:
             told = tenth
-            line = f"tick {now.tick} of {now.ticks} · {_rate(now, began)} auctions/s · spend {_spend(now)}"
-            console.print(line, highlight=False, soft_wrap=True)
+            parts = (f"tick {now.tick} of {now.ticks}", f"{_rate(now, began)} auctions/s", f"spend {_spend(now)}")
+            console.print(" · ".join((*parts, _decided(now))), highlight=False, soft_wrap=True)
 
     return watch
 
@@ -87,6 +91,13 @@ def _rate(now: Progress, began: float) -> str:
 
 def _spend(now: Progress) -> str:
     return f"{now.totals.as_dict()['spend_micros'] / 1e6:,.2f}"
+
+
+def _decided(now: Progress) -> str:
+    """The last round's changes by knob."""
+    names, counts = np.unique(now.approved.rows.knob, return_counts=True)
+    changes = [f"{count:,} {Knob(knob).name.lower()}" for knob, count in zip(names, counts, strict=True)]
+    return f"changing {', '.join(changes)}" if changes else "changing nothing"
 
 
 def result(run: Run) -> None:

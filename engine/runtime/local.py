@@ -23,11 +23,12 @@ LOSSES = 5
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come."""
+    """How far a run has come; `approved` is the last round's rows that the guard let through."""
 
     tick: int
     ticks: int
     totals: Totals
+    approved: Approved
 
 
 Watcher = Callable[[Progress], None]
@@ -199,7 +200,8 @@ class _Drive:
         if flown.states is not None and recorder.tick == flown.to_tick:
             self._keep(flown.span, flown.approved, flown.states)
         if self._watch:
-            self._watch(Progress(recorder.tick, self._plan.grid.ticks, recorder.totals))
+            (round_,) = cast.values([flown.approved])
+            self._watch(Progress(recorder.tick, self._plan.grid.ticks, recorder.totals, round_))
 
     def _keep(self, span: int, approved: Any, states: list[Any]) -> None:
         hosts = tuple(self._cast.values(states))
