@@ -173,7 +173,7 @@ class DailyBudgets:
             return no_proposals(), memory
         budget = view.controls.budget
         tilt: Float64 = budget * self._tilt(view)
-        fallen = self._within(view, memory, budget + np.minimum(tilt, 0.0))
+        fallen = self._within(view, memory, np.minimum(tilt, 0.0) + budget)
         rises, room = np.maximum(tilt, 0), int((budget - fallen).sum())  # what the falls give, bounds and band included
         scale = min(1.0, max(room, 0) / rises.sum()) if rises.any() else 0.0
         wanted = np.where(tilt > 0, self._within(view, memory, budget + rises * scale), fallen)
