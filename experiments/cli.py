@@ -35,6 +35,9 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that 
 Out = Annotated[Path | None, typer.Option(help="The run folder to make [default: the next free one under runs/].")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed instead of the configuration's.")]
 Shards = Annotated[int | None, typer.Option(min=1, help="Actor processes, instead of the configuration's number.")]
+Address = Annotated[
+    str | None, typer.Option(help="Run on the Ray cluster at this address, e.g. auto; this machine is a node of it.")
+]
 Local = Annotated[bool, typer.Option("--local", help="Run in this process, without Ray.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
@@ -56,6 +59,7 @@ def simulate(
     seed: Seed = None,
     shards: Shards = None,
     local: Local = False,
+    address: Address = None,
     pace: PaceOf = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -67,11 +71,11 @@ def simulate(
         if resume is not None:
             _alone(config, out, seed)
             run = api.resume(
-                resume, runner=_runner(api.open_run(resume).config, shards, pace, local=local), watch=watch
+                resume, runner=_runner(api.open_run(resume).config, shards, pace, address, local=local), watch=watch
             )
         else:
             loaded = api.load(_given(config), seed)
-            run = api.simulate(loaded, out=out, runner=_runner(loaded, shards, pace, local=local), watch=watch)
+            run = api.simulate(loaded, out=out, runner=_runner(loaded, shards, pace, address, local=local), watch=watch)
     _show(run, as_json=as_json)
 
 
@@ -84,6 +88,7 @@ def replay(
     seed: Seed = None,
     shards: Shards = None,
     local: Local = False,
+    address: Address = None,
     pace: PaceOf = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -95,11 +100,16 @@ def replay(
         if resume is not None:
             _alone(config, out, seed)
             run = api.resume(
-                resume, log, runner=_runner(api.open_run(resume).config, shards, pace, local=local), watch=watch
+                resume,
+                log,
+                runner=_runner(api.open_run(resume).config, shards, pace, address, local=local),
+                watch=watch,
             )
         else:
             loaded = api.load(_given(config), seed)
-            run = api.replay(loaded, log, out=out, runner=_runner(loaded, shards, pace, local=local), watch=watch)
+            run = api.replay(
+                loaded, log, out=out, runner=_runner(loaded, shards, pace, address, local=local), watch=watch
+            )
     _show(run, as_json=as_json)
 
 
@@ -256,7 +266,9 @@ def _told(sentence: str, code: int) -> int:
     return code
 
 
-def _runner(config: Any, shards: int | None, multiple: float | None, *, local: bool) -> Runner:
+def _runner(config: Any, shards: int | None, multiple: float | None, address: str | None, *, local: bool) -> Runner:
+    if local and address is not None:
+        raise BadInput(f"--local runs without Ray: leave --address (={address}) out, or --local")
     from engine.runtime.pace import Pace
 
     pace = None if multiple is None else Pace(multiple)
@@ -266,7 +278,7 @@ def _runner(config: Any, shards: int | None, multiple: float | None, *, local: b
         return LocalRunner(shards or 1, pace=pace)
     from engine.runtime.actors import RayRunner
 
-    return RayRunner(shards or config.shards, config.campaigns_per_actor, pace=pace)
+    return RayRunner(shards or config.shards, config.campaigns_per_actor, address or "local", pace=pace)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from engine.actions import Knob
+from engine.errors import BadInput
 from engine.messages import Command, CommandKind
 from engine.metrics import Metric, metrics
 from engine.runtime.checkpoints import EVERY
@@ -32,8 +33,10 @@ from engine.units import Int64
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a lost process's answers are asked for again, not read
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed|The node with node id")  # to stdout
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 OBJECT_STORE_BYTES = 512 * 1024**2
 PATIENCE_SECONDS = 60.0
@@ -53,7 +56,7 @@ def _actor(host: Any) -> Any:
             super().__init__(ray.get(ray.cloudpickle.loads(plan)), *arguments, **options)
 
     Actor.__name__ = Actor.__qualname__ = host.__name__
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Actor)
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD")(Actor)
 
 
 CampaignShard = _actor(ShardHost)
@@ -66,10 +69,22 @@ OptimiserActor = _actor(OptimiserHost)
 def ray_session(address: str = "local") -> Iterator[str]:
     """Ray with a fresh namespace: of our own on this machine, gone with all its processes when the block ends; or of a
     running cluster, which only our actors leave.
+
+    Raises
+    ------
+    BadInput
+        Where no cluster answers at the address.
     """  # noqa: D205 - one sentence
     namespace = f"bidtwin-{uuid.uuid4().hex[:12]}"
     ours = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
-    ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR", **ours)
+    try:
+        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR", **ours)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address == "local":
+            raise
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        remedy = "start its head with `ray start --head`, and this machine as a part of it"
+        raise BadInput(f"address (={address}) must be that of a running Ray cluster ({why:.120}): {remedy}") from None
     try:
         yield namespace
     finally:
@@ -126,7 +141,8 @@ class RayRunner:
         None keeps campaigns in the process that feeds them. A number puts at most so many into an actor of their own:
         with 1, every campaign is a Ray actor, fed through the object store.
     address:
-        "local" starts a Ray for the run; else that of a running cluster, whose nodes share the run folder.
+        "local" starts a Ray for the run; else that of a running cluster that this machine is a node of. The run folder
+        lies on this machine: the optimiser runs here, the shards anywhere.
     checkpoint_every:
         Spans between two checkpoints.
     pace:
@@ -178,7 +194,9 @@ class _RayCast:
         self._parts = parts
         self._kept = ray.put(plan)  # whoever comes back reads it again
         self._shared = ray.cloudpickle.dumps(self._kept)
-        self.optimiser = OptimiserActor.options(name="optimiser").remote(self._shared, str(folder.absolute() / LEDGER))
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        optimiser = OptimiserActor.options(name="optimiser", scheduling_strategy=here)  # SQLite wants a disk of its own
+        self.optimiser = optimiser.remote(self._shared, str(folder.absolute() / LEDGER))
         self._homes = self._settle()
 
     @property

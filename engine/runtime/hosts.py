@@ -218,6 +218,8 @@ class OptimiserHost:
                 f"the ledger holds {ledger.count} records, and its run had written {begins.sequence} at its last "
                 "checkpoint: restore the ledger, or start another run"
             )
+        if ledger.count:
+            ledger.note("restored", {"records": ledger.count, "decided_again_from": begins.sequence if begins else 0})
         known = ledger.records(begins.sequence if begins else 0)
         self._machine = OptimiserMachine(
             plan.campaigns,
