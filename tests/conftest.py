@@ -53,7 +53,7 @@ def _simulated(_: Path, out: Path, runner: Runner, **changes: Any) -> Run:
 
 def _recorded(folder: Path, out: Path, runner: Runner) -> Run:
     """The replay of what one and the same local run recorded."""
-    source = folder / "recorded-source"
+    source = folder.parent / "recorded-source"  # of all stages
     if not source.exists():
         api.simulate(config(), out=source)
     return api.replay(config(), source / "opportunities", out=out, runner=runner)
