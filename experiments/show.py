@@ -65,7 +65,7 @@ def progress() -> Iterator[Callable[[Progress], None]]:
         task = bar.add_task("run", total=None, rate="starting, –", spend="–", decided="")
 
         def watch(now: Progress) -> None:
-            fields = {"rate": _rate(now, began), "spend": _spend(now), "decided": _decided(now)}
+            fields: dict[str, Any] = {"rate": _rate(now, began), "spend": _spend(now), "decided": _decided(now)}
             bar.update(task, total=now.ticks, completed=now.tick, **fields)
 
         yield watch
@@ -102,13 +102,18 @@ def _decided(now: Progress) -> str:
 
 def result(run: Run) -> None:
     """The table of campaigns, what the guard answered, and where the run lies."""
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+    console = _console()
     title = f"Campaigns (money in {run.info['config']['account']['currency']})"
     groups = [_COLUMNS] if console.width >= _WIDE else [_COLUMNS[:_HALF], _COLUMNS[_HALF:]]
     for columns in groups:
         console.print(_campaigns(run.summary, title, columns))
     for line in _lines(run):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    """The terminal, or room for the widest table where the output goes elsewhere."""
+    return Console() if sys.stdout.isatty() else Console(width=_WIDE)
 
 
 def _campaigns(summary: pd.DataFrame, title: str, columns: Sequence[_Column]) -> Table:
@@ -159,10 +164,12 @@ def audit_text(found: Mapping[str, Any]) -> str:
 
 def bench_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Benchmarks side by side with their baselines."""
-    table = Table()
+    table = Table(box=box.SIMPLE)
     for heading in ("benchmark", "rate", "unit", "baseline", "its rate", "ratio", "peak MB"):
-        table.add_column(heading, justify="left" if heading in {"benchmark", "unit", "baseline"} else "right")
+        table.add_column(
+            heading, justify="left" if heading in {"benchmark", "unit", "baseline"} else "right", no_wrap=True
+        )
     for row in rows:
         figures = (f"{row['rate']:,.1f}", row["unit"], row["baseline"], f"{row['baseline_rate']:,.1f}")
         table.add_row(row["name"], *figures, f"{row['ratio']:.2f}", f"{row['peak_rss_mb']:,.0f}")
-    Console().print(table)
+    _console().print(table)
