@@ -19,9 +19,16 @@ from numpy.typing import NDArray
 from engine.actions import ROW_BITS, Actions, Approved, Flaw, Knob, Proposals, Source, wanted_values
 from engine.campaigns import SCALARS, CampaignSet, ControlState, Period, value_in_force
 from engine.errors import BadInput
+from engine.standing import Standing
 from engine.units import PPM, Bool, Int64
 
 MAX_TOTAL_VARIATION = 250_000
+MAX_EXPOSURE = 250_000
+"""By how much, in ppm, a campaign's exposure may rise in one round from several knobs outside mandates."""
+UNCAPPED = 562_500
+"""What two steps of a quarter come to, which no cap narrows: 1.25 squared, less one."""
+ACCOUNT_RISE_PART = 10
+"""Budgets may rise, net and automatically, by this part of the account within a day."""
 DEFAULT_BAND = (Fraction(1, 3), Fraction(3))
 NO_OFFER = -1
 FOREVER = np.iinfo(np.int64).max
@@ -63,6 +70,10 @@ class Reason(IntEnum):
     ACCOUNT_BUDGET = 20
     OUTSIDE_MANDATE = 21
     FROZEN = 22
+    PERSONS_HOLD = 23
+    COOLDOWN = 24
+    ACCOUNT_RISE = 25
+    JOINT_EXPOSURE = 26
 
 
 EXPLANATIONS = {
@@ -87,6 +98,10 @@ EXPLANATIONS = {
     Reason.SECOND_CHANGE: "the knob already changes in this round",
     Reason.ACCOUNT_BUDGET: "the account's budget would be exceeded",
     Reason.OUTSIDE_MANDATE: "outside any mandate: a person has to approve",
+    Reason.PERSONS_HOLD: "a person set the value less than a day ago",
+    Reason.COOLDOWN: "the knob cools down after its last change or rollback",
+    Reason.ACCOUNT_RISE: "the account's budgets would rise by more than a tenth of the account within a day",
+    Reason.JOINT_EXPOSURE: "the campaign's knobs together would raise its exposure too far in one round",
     Reason.FROZEN: "the account is frozen: nothing begins but pauses and rollbacks",
 }
 
@@ -105,6 +120,10 @@ class Limits:
         The most that the budgets per day may sum to, micros; None for no limit.
     account_member:
         bool[n], whose budgets count towards it (those per day).
+    day:
+        Ticks in 24 hours: how long a person's hold, a cooldown and the account's window last; 0 for none of them.
+    exposure:
+        int64[n], ppm by which a mandate lets a campaign's exposure rise in one round; None: no mandate narrows it.
     version:
         Changes with every new set of limits; an approval is bound to it.
     """
@@ -116,6 +135,8 @@ class Limits:
     mandate_until: Int64
     account_budget: int | None
     account_member: Bool
+    day: int = 0
+    exposure: Int64 | None = None
     version: int = 1
 
     @classmethod
@@ -139,8 +160,11 @@ class Limits:
         knobs: tuple[Knob, ...],
         band: tuple[Fraction, Fraction] = DEFAULT_BAND,
         until: int | None = None,
+        exposure_cap: int | None = None,
     ) -> Self:
         """These limits with a mandate on some knobs of some campaigns, through tick `until` (None: the whole run).
+
+        `exposure_cap` is in ppm; None leaves the exposure to the step law of each knob.
 
         The band is taken to a millionth; one that is not 0 <= low <= high <= 1000 is a BadInput.
         """
@@ -153,7 +177,11 @@ class Limits:
             if knob in SCALARS:
                 low[members, knob] = (lowest.numerator, lowest.denominator)
                 high[members, knob] = (highest.numerator, highest.denominator)
-        return replace(self, band_low=low, band_high=high, mandate_until=mandate)
+        exposure = self.exposure
+        if exposure_cap is not None:
+            exposure = np.full(len(self.minimum), UNCAPPED, dtype=np.int64) if exposure is None else exposure.copy()
+            exposure[members] = exposure_cap
+        return replace(self, band_low=low, band_high=high, mandate_until=mandate, exposure=exposure)
 
 
 @dataclass(frozen=True)
@@ -209,6 +237,11 @@ class _Case:
         return free
 
     @property
+    def lowering(self) -> Bool:
+        """Rows that lower exposure: a lower bid or budget."""
+        return (self.knob < len(SCALARS)) & (self.wanted < self.old)
+
+    @property
     def source(self) -> Int64:
         """Who proposes, as a `Source`."""
         source: Int64 = self.party % _PARTIES
@@ -225,6 +258,7 @@ def check(
     tick: int,
     granted: Bool | None = None,
     frozen: bool = False,
+    standing: Standing | None = None,
 ) -> Judgement:
     """Judge every row against the controls in force and the limits.
 
@@ -238,9 +272,12 @@ def check(
         bool[rows], rows that a person has approved. They need no mandate, and pass every other law as any row does.
     frozen:
         Whether the account is frozen: then only pauses and rollbacks are judged at all.
+    standing:
+        What happened before, as far as a limit looks at it; None: nothing did.
     """
     proposed = _readable(proposed)
     granted = np.zeros(len(proposed), dtype=np.bool_) if granted is None else granted
+    standing = Standing.initial(len(campaigns)) if standing is None else standing
     case = _open_case(campaigns, state, proposed, granted)
     pauses = (case.knob == Knob.PAUSED) & (case.wanted == 1)
     if frozen:
@@ -248,12 +285,16 @@ def check(
     _check_switches(case)
     _check_scalars(case, state, limits)
     _check_vectors(case, campaigns)
-    permitted = granted | case.free | pauses
-    permitted |= _in_mandate(case, limits, tick)
+    mandated = in_mandate(case, limits, tick)
+    permitted = granted | case.free | pauses | mandated
+    _check_holds(case, standing, limits, tick, spared=pauses | granted)
+    _check_cooldowns(case, standing, limits, tick, spared=pauses | case.lowering, mandated=mandated)
     order = np.argsort(case.party, kind="stable")
     _one_change_per_knob(case, order, permitted)
     _check_bids_against_budgets(case, permitted)
+    _check_joint_exposure(case, limits, permitted, mandated)
     _check_account_budget(case, state, limits, order, permitted)
+    _check_account_rise(case, state, limits, order, permitted, standing)
     outcome = np.where(case.open, np.uint8(Outcome.APPROVED), np.uint8(Outcome.REFUSED))
     waiting = case.open & ~permitted
     outcome[waiting] = Outcome.NEEDS_APPROVAL
@@ -364,9 +405,49 @@ def _check_vectors(case: _Case, campaigns: CampaignSet) -> None:
         case.offer[mine] = nearest_vector(case.old[mine], case.wanted[mine])
 
 
-def _in_mandate(case: _Case, limits: Limits, tick: int) -> Bool:
-    mandated: Bool = tick <= limits.mandate_until[case.campaign, case.knob]
+def in_mandate(rows: _Case | Actions, limits: Limits, tick: int) -> Bool:
+    """Rows on a knob that may move by itself at this tick."""
+    mandated: Bool = tick <= limits.mandate_until[rows.campaign, rows.knob]
     return mandated
+
+
+def _check_holds(case: _Case, standing: Standing, limits: Limits, tick: int, spared: Bool) -> None:
+    """What a person set is not overwritten automatically for a day; somebody's approval may."""
+    held = tick < standing.edited_at[case.campaign, case.knob] + limits.day
+    case.refuse(held & ~case.free & ~spared, Reason.PERSONS_HOLD)
+
+
+def _check_cooldowns(
+    case: _Case, standing: Standing, limits: Limits, tick: int, *, spared: Bool, mandated: Bool
+) -> None:
+    """A knob rests for a day after a change outside a mandate, and ever longer after rollbacks, mandate or not."""
+    after_rollback = tick < standing.cool_until[case.campaign, case.knob]
+    after_change = tick < standing.changed_at[case.campaign, case.knob] + limits.day
+    resting = after_rollback | after_change & ~mandated
+    case.refuse(resting & ~case.free & ~spared, Reason.COOLDOWN)
+
+
+def _check_joint_exposure(case: _Case, limits: Limits, permitted: Bool, mandated: Bool) -> None:
+    """Bid and budget of a campaign moved in one round multiply: together they raise its exposure by a quarter at most.
+
+    Where a mandate covers both, its own cap holds instead. The budget's row stands; the bid's is refused and offered
+    less.
+    """
+    standing = case.open & permitted & ~case.free
+    bids, budgets = (np.flatnonzero(standing & (case.knob == knob)) for knob in SCALARS)
+    _, of_bids, of_budgets = np.intersect1d(case.campaign[bids], case.campaign[budgets], return_indices=True)
+    for bid, budget in zip(bids[of_bids].tolist(), budgets[of_budgets].tolist(), strict=True):
+        cap = MAX_EXPOSURE
+        if mandated[bid] and mandated[budget]:
+            if limits.exposure is None:
+                continue
+            cap = int(limits.exposure[case.campaign[bid]])
+        most = int(case.old[bid]) * int(case.old[budget]) * (PPM + cap)  # whole numbers of any size
+        if int(case.wanted[bid]) * int(case.wanted[budget]) * PPM > most:
+            case.reason[bid] = Reason.JOINT_EXPOSURE
+            offer = most // (int(case.wanted[budget]) * PPM)
+            if offer > case.old[bid]:
+                case.offer[bid] = offer
 
 
 def _one_change_per_knob(case: _Case, order: Int64, permitted: Bool) -> None:
@@ -411,6 +492,26 @@ def _check_account_budget(case: _Case, state: ControlState, limits: Limits, orde
     room = limits.account_budget - sum(state.budget[limits.account_member].tolist())
     beyond = np.cumsum(case.wanted[rows] - case.old[rows]) > room
     case.reason[rows[np.logical_or.accumulate(beyond)]] = Reason.ACCOUNT_BUDGET
+
+
+def _check_account_rise(
+    case: _Case, state: ControlState, limits: Limits, order: Int64, permitted: Bool, standing: Standing
+) -> None:
+    """Let automatic rises of budgets add up to a tenth of the account within a day, net of what fell before."""
+    if not limits.day:
+        return
+    rises = case.open & permitted & ~case.free & (case.knob == Knob.BUDGET) & (case.wanted > case.old)
+    rises &= limits.account_member[case.campaign]
+    rows = order[rises[order]]
+    if not rows.size:
+        return
+    before, now = (
+        sum(scalar[limits.account_member, Knob.BUDGET].tolist()) for scalar in (standing.a_day_ago(state), state.scalar)
+    )
+    account = before if limits.account_budget is None else limits.account_budget
+    room = before + account // ACCOUNT_RISE_PART - now
+    beyond = np.cumsum(case.wanted[rows] - case.old[rows]) > room
+    case.reason[rows[np.logical_or.accumulate(beyond)]] = Reason.ACCOUNT_RISE
 
 
 def _permission(proposed: Proposals, old: Int64, passed: Bool, sequence: int) -> Approved:

@@ -13,9 +13,9 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.actions import Approved, Proposals, Source, no_proposals
+from engine.actions import Approved, Proposals, Result, Source, no_proposals
 from engine.campaigns import CampaignSet
-from engine.guard import Judgement, Limits, check
+from engine.guard import Judgement, Limits, check, in_mandate
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
 from engine.messages import (
     Answer,
@@ -32,6 +32,7 @@ from engine.messages import (
 from engine.people import Desk, DeskState, Request, answered
 from engine.policy import Policy, View
 from engine.rollback import History
+from engine.standing import Standing
 from engine.units import Bool, Int64, TickGrid
 
 
@@ -57,6 +58,7 @@ class OptimiserState:
     sequence: int
     round: Approved
     desk: DeskState
+    standing: Standing
 
 
 class OptimiserMachine:
@@ -94,16 +96,19 @@ class OptimiserMachine:
         self._history = history
         if state is None:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
-            state = OptimiserState(memories, 0, Approved.nothing(), DeskState.initial())
+            state = OptimiserState(
+                memories, 0, Approved.nothing(), DeskState.initial(), Standing.initial(len(campaigns))
+            )
         self._memories = list(state.memories)
         self._sequence = state.sequence
         self._round = state.round
+        self._standing = state.standing
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
 
     @property
     def state(self) -> OptimiserState:
         """What it knows now; nothing in it changes later."""
-        return OptimiserState(tuple(self._memories), self._sequence, self._round, self._desk.state)
+        return OptimiserState(tuple(self._memories), self._sequence, self._round, self._desk.state, self._standing)
 
     @property
     def sequence(self) -> int:
@@ -130,6 +135,7 @@ class OptimiserMachine:
 
     def _decide(self, view: View, commands: tuple[Command, ...], results: NDArray[Any]) -> list[OptimiserInstruction]:
         self._take_results(view.tick, results)
+        self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
         requests = self._desk.serve(view, commands, self._history, self._limits.version)
         judgement = self._judge(view, requests, self._ask(view))
         self._desk.take(view.tick, judgement, self._limits.version)
@@ -146,6 +152,9 @@ class OptimiserMachine:
         if len(results) != len(rows):
             raise ValueError(f"{len(results)} results arrived for the {len(rows)} rows of round {rows.round}")
         self._history.take(tick, rows, results, self._desk.undoing)
+        applied = rows.take(results == Result.APPLIED)
+        mandated = in_mandate(applied, self._limits, tick)
+        self._standing = self._standing.after(tick, applied, mandated, self._limits.day)
         self._round = Approved.nothing()
 
     def _ask(self, view: View) -> list[Proposals]:
@@ -175,6 +184,7 @@ class OptimiserMachine:
             tick=view.tick,
             granted=granted,
             frozen=self._desk.frozen,
+            standing=self._standing,
         )
 
 

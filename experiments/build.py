@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from engine.guard import Limits
 from engine.messages import ACCOUNT, Command, Role
 from engine.optimiser import Assignment
 from engine.policy import Policy
-from engine.runtime.plan import Plan
-from engine.units import Int64, TickGrid, equal_shares, moment
+from engine.runtime.plan import DAY_MINUTES, Plan
+from engine.units import PPM, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
 from sim.auction import Market, PriceShock
@@ -238,12 +239,18 @@ def _response(config: SimulationConfig, campaigns: CampaignSet) -> Response:
 
 
 def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits:
-    limits = Limits.of(campaigns, config.account.budget_micros)
+    limits = replace(Limits.of(campaigns, config.account.budget_micros), day=DAY_MINUTES // grid.tick_minutes)
     for mandate in config.mandates:
         until = None if mandate.until_day is None else int(np.flatnonzero(grid.day < mandate.until_day)[-1])
         knobs = tuple(Knob[knob.upper()] for knob in mandate.knobs)
-        limits = limits.with_mandate(_members(config, campaigns, mandate.campaigns), knobs, mandate.band, until)
+        limits = limits.with_mandate(
+            _members(config, campaigns, mandate.campaigns), knobs, mandate.band, until, _cap(mandate)
+        )
     return limits
+
+
+def _cap(mandate: settings.Mandate) -> int | None:
+    return None if mandate.exposure_cap is None else round(mandate.exposure_cap * PPM)
 
 
 def _assignments(config: RunConfig, campaigns: CampaignSet, limits: Limits) -> tuple[Assignment, ...]:

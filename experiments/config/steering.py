@@ -89,12 +89,17 @@ PolicySpec: TypeAlias = Annotated[
 
 
 class Mandate(Model):
-    """A standing permission: these knobs may move by themselves, within a band around the last value a person set."""
+    """A standing permission: these knobs may move by themselves, within a band around the last value a person set.
+
+    `exposure_cap` is the most by which bid and budget together may raise a campaign's exposure in one round; None leaves
+    it to the step law of each.
+    """
 
     campaigns: Chosen
     knobs: Annotated[tuple[KnobName, ...], Field(min_length=1)]
     band: Band = band(("1/3", 3))
     until_day: Day | None = None
+    exposure_cap: Ratio | None = None
 
 
 class Proposal(Model):

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.actions import Approved, Knob, Proposals, Source, proposals
+from engine.actions import Approved, Knob, Proposals, Result, Source, proposals
 from engine.campaigns import CampaignSet, Charging, ControlState, Period, apply
-from engine.guard import Judgement, Limits, Outcome, Reason, check
+from engine.guard import Judgement, Limits, Outcome, Reason, check, in_mandate
 from engine.ledger import GENESIS, Record, RecordKind, closing_body, opening_body, round_body, seal
+from engine.standing import Standing
 from engine.units import Int64
 
 BID, BUDGET = 1_000_000, 100_000_000
@@ -85,6 +86,7 @@ class Desk:
         self.state = controls(campaigns) if state is None else state
         self.limits = mandated(campaigns) if limits is None else limits
         self.tick = tick
+        self.standing = Standing.initial(len(campaigns))
         self.records: list[Record] = []
         self.results = np.empty(0, dtype=np.uint8)
         self._write(RecordKind.OPENING, opening_body({"seed": 7}, campaigns.cell_start, self.state))
@@ -94,13 +96,26 @@ class Desk:
         rows = Proposals.concatenate(batches)
         granted = None if granted is None else np.asarray(granted, dtype=np.bool_)
         sequence = len(self.records)
-        return check(self.campaigns, self.state, rows, self.limits, sequence=sequence, tick=self.tick, granted=granted)
+        return check(
+            self.campaigns,
+            self.state,
+            rows,
+            self.limits,
+            sequence=sequence,
+            tick=self.tick,
+            granted=granted,
+            standing=self.standing.seen(self.tick, self.state, self.limits.day),
+        )
 
     def hold(self, *batches: Proposals, granted: Any = None) -> Judgement:
         """Hold a round: judge, record, apply."""
         judgement = self.judge(*batches, granted=granted)
         self._write(RecordKind.ROUND, round_body({}, judgement, self.results))
+        self.standing = self.standing.seen(self.tick, self.state, self.limits.day)
         self.apply(judgement.approved)
+        applied = judgement.approved.rows.take(self.results == Result.APPLIED)
+        mandated_rows = in_mandate(applied, self.limits, self.tick)
+        self.standing = self.standing.after(self.tick, applied, mandated_rows, self.limits.day)
         self.tick += 1
         return judgement
 
