@@ -30,7 +30,7 @@ RUNNERS: dict[
     "local-3-shards": (lambda: LocalRunner(3), EVERY_JOB),
     "ray-1-shard": (lambda: _ray(1), ("simulated",)),
     "ray-2-shards": (lambda: _ray(2), ("simulated", "simulated, a decision every 5 ticks", "recorded")),
-    "ray-an-actor-each": (lambda: _ray(2, 1), ("simulated", "factual", "recorded")),
+    "ray-an-actor-each": (lambda: _ray(2, 1), ("simulated", "factual")),
 }
 
 
