@@ -6,7 +6,7 @@ import os
 import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 from engine.runtime.local import Watcher
 from engine.runtime.plan import Moment, Plan, Rehearsal
@@ -14,6 +14,8 @@ from experiments import api, build
 from experiments.api import Run, Runner
 from experiments.config import RunConfig
 from tests.scenarios import config
+
+Places: TypeAlias = tuple[tuple[Moment, int], ...]
 
 
 class Crash(BaseException):
@@ -48,9 +50,15 @@ class Kill:
         Whom to kill; None: the process that comes to the moment.
     """
 
-    at: tuple[tuple[Moment, int], ...]
+    at: Places
     done: Path
     pid: int | None = None
+
+    @classmethod
+    def once_each(cls, at: Places, done: Path, pid: int | None = None) -> Self:
+        """With a new folder to tell in."""
+        done.mkdir()
+        return cls(at, done, pid)
 
     def __call__(self, moment: Moment, number: int) -> None:
         for which, first in self.at:

@@ -34,6 +34,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a lost process's answers are asked for again, not read
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed|The node with node id")  # to stdout
+os.environ.setdefault("RAY_core_worker_internal_heartbeat_ms", "100")  # a second each, by default, until a killed
+os.environ.setdefault("RAY_timeout_ms_task_wait_for_death_info", "100")  # process is told to be gone, and to be back
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
