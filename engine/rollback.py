@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any, Self
 
 import numpy as np
@@ -48,25 +48,34 @@ class History:
     ----------
     ticks:
         How far back, in ticks, an action stays in reach; a person changes older ones by an edit.
+    policy_ticks:
+        The same for a policy's actions, of which there are many and which later ones soon stand upon; None: as for all.
     """
 
-    def __init__(self, ticks: int) -> None:
+    def __init__(self, ticks: int, policy_ticks: int | None = None) -> None:
         self._ticks = ticks
-        self._rounds: deque[tuple[int, Actions]] = deque()
+        self._policy_ticks = ticks if policy_ticks is None else policy_ticks
+        self._recent: deque[tuple[int, Actions]] = deque()  # rounds with all their rows
+        self._older: deque[tuple[int, Actions]] = deque()  # rounds without those of policies
         self._undone: dict[int, int] = {}  # first row's id of an action -> the tick at which it was rolled back
 
     def record(self, tick: int, applied: Actions) -> None:
         """Add the rows that a round applied, and forget what is out of reach."""
         if len(applied):
-            self._rounds.append((tick, applied))
-        while self._rounds and self._rounds[0][0] < tick - self._ticks:
-            self._rounds.popleft()
+            self._recent.append((tick, applied))
+        while self._recent and self._recent[0][0] < tick - self._policy_ticks:
+            at, rows = self._recent.popleft()
+            rows = rows.take(rows.source != Source.POLICY)
+            if len(rows):
+                self._older.append((at, rows))
+        while self._older and self._older[0][0] < tick - self._ticks:
+            self._older.popleft()
         self._undone = {action: at for action, at in self._undone.items() if at >= tick - self._ticks}
 
     @classmethod
-    def told_by(cls, records: Iterable[Record], ticks: int) -> Self:
-        """The history that a ledger's records tell, from its opening or from `ticks` before its end."""
-        history = cls(ticks)
+    def told_by(cls, records: Iterable[Record], ticks: int, policy_ticks: int | None = None) -> Self:
+        """The history that a ledger's records tell, from its opening on."""
+        history = cls(ticks, policy_ticks)
         intents: Actions | None = None
         undoing: dict[tuple[int, Knob], int] = {}
         for record in records:
@@ -121,7 +130,7 @@ class History:
                 yield step
 
     def _steps(self, campaign: int, knob: Knob) -> Iterator[_Step]:
-        for _, rows in reversed(self._rounds):
+        for _, rows in chain(reversed(self._recent), reversed(self._older)):
             mine = np.flatnonzero((rows.campaign == campaign) & (rows.knob == knob))
             if mine.size:
                 yield _Step(int(rows.action[mine[0]]), rows.take(mine))

@@ -228,7 +228,7 @@ class OptimiserHost:
             plan.assignments,
             people=plan.people,
             approval_ticks=plan.approval_ticks,
-            history=History.told_by(known, plan.history_ticks),
+            history=History.told_by(known, plan.history_ticks, plan.approval_ticks),
             state=begins,
         )
         if begins is None:

@@ -84,7 +84,7 @@ class Plan:
 
     @property
     def history_ticks(self) -> int:
-        """An applied action can be rolled back for a week."""
+        """An applied action can be rolled back for a week, a policy's for as long as a proposal waits."""
         return 7 * self.approval_ticks
 
     def spans(self) -> list[tuple[int, int]]:

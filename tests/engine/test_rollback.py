@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.actions import ROW_BITS, Knob, Note, Proposals, Result, Source
+from engine.actions import ROW_BITS, Knob, Note, Proposals, Result, Source, no_actions
 from engine.guard import NO_OFFER, Outcome, Reason
 from engine.rollback import Blocked, History
 from tests.engine.builders import BID, MAX_BID, Desk, answers, campaign_set, vector, wish, with_limits
@@ -168,3 +168,14 @@ def test_a_rollback_does_not_pass_a_hard_bound() -> None:
     rows = memory.inverse(action)
     assert isinstance(rows, Proposals)
     assert answers(memory.desk.judge(rows)) == [(Outcome.REFUSED, Reason.HARD_MINIMUM, BID + 1)]
+
+
+def test_a_policys_action_leaves_the_reach_of_a_rollback_before_a_persons() -> None:
+    run = campaign_set((1, 1))
+    history = History(100, policy_ticks=10)
+    batch = [wish(BID + 1, source=Source.PERSON), wish(BID + 1, campaign=1)]
+    rows = Desk(run).judge(*batch).approved.rows
+    history.record(0, rows)
+    for tick, known in ((10, [True, True]), (11, [True, False]), (100, [True, False]), (101, [False, False])):
+        history.record(tick, no_actions())
+        assert [history.latest(campaign, Knob.BID) is not None for campaign in (0, 1)] == known
