@@ -24,9 +24,9 @@ _GRID = TickGrid(datetime(2026, 3, 28), 60, 3 * 24 - 1, "Europe/Berlin")
 def check_policy(policy: Policy) -> None:
     """Run a policy over three days of made-up views, for 1 and for 5 campaigns, and hold it to the protocol.
 
-    The views hold quiet ticks, exhausted budgets and paused campaigns. A policy must be deterministic, must not use NumPy's
-    global generator, must not change the view or the memory it was given, must give a picklable memory, and may name its
-    own campaigns, existing knobs, whole non-negative values and the versions it was shown.
+    The views hold quiet ticks, exhausted budgets and paused campaigns. A policy must be deterministic, must not use
+    NumPy's global generator, must not change the view or the memory it was given, must give a picklable memory, and may
+    name its own campaigns, existing knobs, whole non-negative values and the versions it was shown.
 
     Raises
     ------

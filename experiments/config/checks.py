@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from datetime import time, timedelta
 from itertools import product
 
-from engine.messages import CommandKind
 from engine.units import PPM, moment
 from experiments.config.models import (
     AuctionLog,
@@ -195,7 +194,7 @@ def _proposal(config: RunConfig, path: Path, proposal: Proposal) -> Iterator[Pro
 def _command(config: RunConfig, path: Path, command: CommandSpec) -> Iterator[Problem]:
     if len(command.orders) != 1:
         kinds = ", ".join(command.orders) or "none"
-        known = ", ".join(kind.value for kind in CommandKind)
+        known = "approve, deny, rollback, edit, pause, resume, freeze and unfreeze"
         rule = f"must hold exactly one of {known}, not {kinds}: keep one"
         yield Problem(path, rule)
         return

@@ -91,8 +91,8 @@ PolicySpec: TypeAlias = Annotated[
 class Mandate(Model):
     """A standing permission: these knobs may move by themselves, within a band around the last value a person set.
 
-    `exposure_cap` is the most by which bid and budget together may raise a campaign's exposure in one round; None leaves
-    it to the step law of each.
+    `exposure_cap` is the most by which bid and budget together may raise a campaign's exposure in one round; None
+    leaves it to the step law of each.
     """
 
     campaigns: Chosen

@@ -554,13 +554,15 @@ CONTRADICTORY = {
     "command of nothing": (
         ", pause: {campaign: generic}",
         "",
-        "script.commands[1] must hold exactly one of approve, deny, rollback, edit, pause and resume, "
+        "script.commands[1] must hold exactly one of approve, deny, rollback, edit, pause, resume, "
+        "freeze and unfreeze, "
         "not none: keep one",
     ),
     "command of two": (
         "pause: {campaign: generic}",
         "pause: {campaign: generic}, resume: {campaign: brand}",
-        "script.commands[1] must hold exactly one of approve, deny, rollback, edit, pause and resume, "
+        "script.commands[1] must hold exactly one of approve, deny, rollback, edit, pause, resume, "
+        "freeze and unfreeze, "
         "not pause, resume: keep one",
     ),
     "edit without its value": (
@@ -640,7 +642,7 @@ REPLAY_REFUSED = {
         "auction: second_price",
         "auction: second_price\nmarkets: {}",
         "markets (={}) is not a known key: choose from schema_version, name, seed, account, decision_every, record, "
-        "shards, campaigns_per_actor and 12 others",
+        "shards, campaigns_per_actor and 13 others",
     ),
     "creatives in a replay": (
         "limits: {min",
