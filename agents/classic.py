@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
 from engine.campaigns import CampaignSet, Period
-from engine.events import IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
+from engine.events import COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
 from engine.policy import View
 from engine.units import Bool, Float64, Int64, TickGrid, floor_micros
 
@@ -144,16 +144,20 @@ def expected_traffic(grid: TickGrid, amplitude: float, peak_hour: float) -> Floa
 
 
 class _Account(NamedTuple):
-    """The daily budgets' knowledge."""
+    """The daily budgets' knowledge: the day they are in, and what had been counted when it began."""
 
     grid: TickGrid
     minimum: Int64
     maximum: Int64
+    day: int
+    before: Int64
 
 
 @dataclass(frozen=True)
 class DailyBudgets:
     """Once a day, at local midnight, moves budgets towards the campaigns whose revenue per unit of spend is higher.
+
+    Where midnight is no decision boundary, the first one after it serves.
 
     A campaign's share of the budgets is tilted by its return of the closing day against the account's, by at most
     `max_change`; rises are scaled so that they never exceed the falls, so the sum of the budgets does not grow.
@@ -164,15 +168,18 @@ class DailyBudgets:
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Account:
         """Remember the calendar and the bounds."""
-        return _Account(grid, campaigns.min_budget, campaigns.max_budget)
+        nothing = np.zeros((len(campaigns), len(COUNTS)), dtype=np.int64)
+        return _Account(grid, campaigns.min_budget, campaigns.max_budget, int(grid.day[0]), nothing)
 
     def propose(self, view: View, memory: _Account) -> tuple[Proposals, _Account]:
         """One budget per campaign that moves; nothing on the other ticks of the day."""
-        day_ends = memory.grid.closes_day[view.tick]
-        if not day_ends:
+        tomorrow = int(memory.grid.day[min(view.tick + 1, memory.grid.ticks - 1)])
+        run_ends = view.tick == memory.grid.ticks - 1
+        if tomorrow == memory.day and not run_ends:
             return no_proposals(), memory
         budget = view.controls.budget
-        tilt: Float64 = budget * self._tilt(view)
+        tilt: Float64 = budget * self._tilt(view, view.lifetime - memory.before)
+        memory = memory._replace(day=tomorrow, before=view.lifetime)
         fallen = self._within(view, memory, np.minimum(tilt, 0.0) + budget)
         rises, room = np.maximum(tilt, 0), int((budget - fallen).sum())  # what the falls give, bounds and band included
         scale = min(1.0, max(room, 0) / rises.sum()) if rises.any() else 0.0
@@ -181,9 +188,9 @@ class DailyBudgets:
         versions = view.controls.version[rows, Knob.BUDGET]
         return proposals(rows, Knob.BUDGET, wanted[rows], versions, Source.POLICY, "return"), memory
 
-    def _tilt(self, view: View) -> Float64:
+    def _tilt(self, view: View, counts: Int64) -> Float64:
         """The part of each budget by which its return of the closing day would move it, up or down."""
-        spend, revenue = view.period[:, SPEND], view.period[:, REVENUE]
+        spend, revenue = counts[:, SPEND], counts[:, REVENUE]
         known = (spend > 0) & ~view.controls.paused
         account = revenue.sum() / max(int(spend.sum()), 1)
         tilt = np.zeros(len(spend))

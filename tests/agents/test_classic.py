@@ -196,10 +196,17 @@ def test_rises_are_scaled_to_what_the_falls_give() -> None:
     assert 0 <= 3 * BUDGET - sum(wanted.values()) <= 3
 
 
-@pytest.mark.parametrize("tick", [0, 11, 22, 24, 46])
-def test_only_at_local_midnight(tick: int) -> None:
-    assert moved([10, 10], [0, 90], tick=tick) == {}
-    assert set(moved([10, 10], [0, 90], tick=47)) == {0, 1}
+@pytest.mark.parametrize(("every", "ticks"), [(1, [23, 47]), (12, [23, 47]), (5, [24])])
+def test_only_at_local_midnight_or_the_first_boundary_after_it(every: int, ticks: list[int]) -> None:
+    campaigns = campaign_set((1, 1))
+    policy = DailyBudgets()
+    memory = policy.start(campaigns, DAY)
+    acted = []
+    for day_counts, tick in enumerate(range(every - 1, DAY.ticks, every), start=1):
+        counts = [10 * day_counts, 10 * day_counts], [0, 90 * day_counts]
+        rows, memory = policy.propose(view(tick, spent=counts[0], revenue=counts[1], campaigns=campaigns), memory)
+        acted += [tick] if len(rows) else []
+    assert acted == ticks
 
 
 def test_without_return_nothing_moves() -> None:

@@ -216,6 +216,7 @@ def test_refusals_approvals_rollbacks_and_commands(simulated: tuple[Run, Page]) 
     known = [(ids[row[0]], *row[2:5], row[6], row[8]) for row in told]
     step = "an automatic change is at most a quarter of the value in force"
     mandate = "outside any mandate: a person has to approve"
+    hold = "a person set the value less than a day ago"
     assert known == [
         ("search-a", "weights", "needs_approval", mandate, "sam", "approved by dana, 28 Mar 10:00: applied"),
         ("search-a", "weights", "applied", None, "sam", None),
@@ -223,6 +224,7 @@ def test_refusals_approvals_rollbacks_and_commands(simulated: tuple[Run, Page]) 
         ("social-b", "weights", "needs_approval", mandate, "sam", "denied by dana, 28 Mar 20:00"),
         ("search-a", "weights", "applied", None, "dana", None),
         ("social-a", "budget", "applied", None, "dana", None),
+        ("social-a", "budget", "refused", hold, "daily_budgets", None),
         ("social-b", "paused", "applied", None, "dana", None),
         ("social-b", "paused", "applied", None, "dana", None),
     ]
