@@ -22,6 +22,7 @@ from engine.errors import BadInput
 from engine.messages import Command, CommandKind
 from engine.metrics import Metric, metrics
 from engine.runtime.checkpoints import EVERY
+from engine.runtime.fate import share_fate
 from engine.runtime.hosts import CampaignHost, OptimiserHost, ShardHost, SourceHost
 from engine.runtime.local import LostError, Outcome, Watcher, carry_out
 from engine.runtime.pace import Pace
@@ -55,6 +56,7 @@ def _actor(host: Any) -> Any:
 
     class Actor(host):  # type: ignore[misc]
         def __init__(self, plan: bytes, *arguments: Any, **options: Any) -> None:
+            share_fate()
             super().__init__(ray.get(ray.cloudpickle.loads(plan)), *arguments, **options)
 
     Actor.__name__ = Actor.__qualname__ = host.__name__
