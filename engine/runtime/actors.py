@@ -34,7 +34,7 @@ from engine.units import Int64
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # a lost process's answers are asked for again, not read
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed|The node with node id")  # to stdout
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died|The node with node id|Raylet is terminated")
 os.environ.setdefault("RAY_core_worker_internal_heartbeat_ms", "100")  # a second each, by default, until a killed
 os.environ.setdefault("RAY_timeout_ms_task_wait_for_death_info", "100")  # process is told to be gone, and to be back
 import ray
@@ -60,7 +60,7 @@ def _actor(host: Any) -> Any:
             super().__init__(ray.get(ray.cloudpickle.loads(plan)), *arguments, **options)
 
     Actor.__name__ = Actor.__qualname__ = host.__name__
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD")(Actor)
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Actor)
 
 
 CampaignShard = _actor(ShardHost)
@@ -210,7 +210,7 @@ class _RayCast:
     def _settle(self) -> list[tuple[Int64, Any]]:
         """Create the actors that hold campaigns; who lives where."""
         return [
-            (members, CampaignShard.options(name=f"shard-{place}").remote(self._shared, members))
+            (members, CampaignShard.options(name=f"shard-{place}", **_somewhere(place)).remote(self._shared, members))
             for place, members in enumerate(self._parts)
         ]
 
@@ -277,7 +277,7 @@ class _ApartCast(_RayCast):
 
     def _settle(self) -> list[tuple[Int64, Any]]:
         self._markets = [
-            MarketShard.options(name=f"market-{place}").remote(self._shared, members)
+            MarketShard.options(name=f"market-{place}", **_somewhere(place)).remote(self._shared, members)
             for place, members in enumerate(self._parts)
         ]
         factual = _get([market.factual.remote() for market in self._markets])
@@ -286,7 +286,8 @@ class _ApartCast(_RayCast):
             for group in groups:
                 mine = members[group]
                 name = f"campaigns-{int(mine[0])}"
-                homes.append((mine, CampaignActor.options(name=name).remote(self._shared, mine, factual=of_log)))
+                actor = CampaignActor.options(name=name, **_somewhere(len(homes)))
+                homes.append((mine, actor.remote(self._shared, mine, factual=of_log)))
         return homes
 
     def _everybody(self) -> list[Any]:
@@ -304,6 +305,12 @@ class _ApartCast(_RayCast):
             records.append(record)
             reports += [actor.observe.remote(count) for actor, count in zip(mine, counts, strict=True)]
         return reports, records
+
+
+def _somewhere(place: int) -> dict[str, Any]:
+    """Nodes in turn; who lived on a node that is gone moves to another."""
+    nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(nodes[place % len(nodes)], soft=True)}
 
 
 def _get(references: Any) -> Any:

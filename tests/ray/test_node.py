@@ -1,0 +1,81 @@
+"""A node of the cluster removed in the middle of a run: what lived there comes back on the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from engine.runtime.actors import RayRunner
+from engine.runtime.local import LocalRunner, Progress
+from engine.runtime.plan import Moment
+from experiments import api
+from tests.rehearsals import Rehearsed, small
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+NOTICED_QUICKLY = {
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "300",
+    "RAY_health_check_timeout_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+}
+STORE = 256 * 1024**2
+REMOVED_AT = 24
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Tells in a folder on which node each moment came."""
+
+    folder: Path
+
+    def __call__(self, moment: Moment, number: int) -> None:
+        node = ray.get_runtime_context().get_node_id()
+        (self.folder / f"{node}-{moment}-{number}-{os.getpid()}").touch()
+
+    def nodes(self, *moments: Moment) -> set[str]:
+        places = [path.name.split("-") for path in self.folder.iterdir()]
+        return {node for node, moment, *_ in places if moment in moments}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    for name, value in NOTICED_QUICKLY.items():
+        monkeypatch.setenv(name, value)
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False},
+    )
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def test_a_removed_node_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    undisturbed = api.simulate(small(), out=tmp_path / "undisturbed", runner=LocalRunner())
+    head = cluster.head_node.node_id
+    second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    cluster.wait_for_nodes()
+    there = Whereabouts(tmp_path / "there")
+    there.folder.mkdir()
+    before: list[set[str]] = []
+
+    def watch(now: Progress) -> None:
+        if now.tick == REMOVED_AT:
+            before.append(there.nodes(Moment.AFTER_SPAN))
+            cluster.remove_node(second, allow_graceful=False)
+
+    runner = Rehearsed(RayRunner(2, address=cluster.address, checkpoint_every=8), there)
+    run = api.simulate(small(), out=tmp_path / "run", runner=runner, watch=watch)
+    assert before == [{head, second.node_id}]
+    assert there.nodes(Moment.AFTER_COMMIT) == {head}  # the ledger stays where the run folder is
+    assert run.digests == undisturbed.digests
+    assert run.totals == undisturbed.totals
+    assert api.audit(run.folder)["valid"]
