@@ -281,7 +281,7 @@ class _ApartCast(_RayCast):
             for place, members in enumerate(self._parts)
         ]
         factual = _get([market.factual.remote() for market in self._markets])
-        homes = []
+        homes: list[tuple[Int64, Any]] = []
         for members, groups, of_log in zip(self._parts, self._groups, factual, strict=True):
             for group in groups:
                 mine = members[group]
