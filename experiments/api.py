@@ -38,6 +38,7 @@ from engine.runtime.tables import Totals, clear_away, write_actions
 from engine.units import Int64
 from experiments import build
 from experiments.config import AuctionLog, BinLog, ReplayConfig, RunConfig, SimulationConfig, load_config
+from experiments.story import Story, tell
 from sim.logs.rejects import Rejects
 
 if TYPE_CHECKING:
@@ -377,6 +378,19 @@ def audit(folder: Path | str) -> dict[str, Any]:
     } | ({"why": why} if why else {})
 
 
+def story(folder: Path | str, campaign: str) -> Story:
+    """Tell the life of a campaign's changes from a run's ledger, once its chain is checked.
+
+    Raises
+    ------
+    BadInput
+        In one sentence, where the ledger does not hold or the run has no such campaign.
+    """
+    if not audit(folder)["valid"]:
+        raise BadInput(f"the ledger of run {folder} does not hold: see where with `bidtwin audit {folder}`")
+    return tell(read_ledger(Path(folder) / LEDGER), campaign)
+
+
 def _first_bad(ledger: Path) -> tuple[int | None, str | None]:
     """The first record that does not follow those before it; where one cannot even be read, why."""
     read = 0
@@ -556,4 +570,4 @@ def _action_counts(actions: pd.DataFrame) -> pd.DataFrame:
     return wanted.groupby("campaign").sum().astype(int)
 
 
-__all__ = ["Run", "audit", "load", "open_run", "replay", "resume", "simulate"]
+__all__ = ["Run", "audit", "load", "open_run", "replay", "resume", "simulate", "story"]

@@ -354,4 +354,5 @@ def _members(config: RunConfig, campaigns: CampaignSet, chosen: Any) -> Int64:
 
 def _header(config: RunConfig, campaigns: CampaignSet) -> dict[str, Any]:
     echo = config.model_dump(mode="json", exclude=set(_ABOUT_PROCESSES))
-    return {"config": echo, "campaigns": list(campaigns.ids), "markets": list(campaigns.markets)}
+    names = {"campaigns": campaigns.ids, "creatives": campaigns.creatives, "markets": campaigns.markets}
+    return {"config": echo} | {name: list(known) for name, known in names.items()}

@@ -156,11 +156,24 @@ def unfreeze(run: RunFolder, by: As, wait: Wait = False, command: CommandId = No
 
 
 @app.command()
-def audit(run: RunFolder, as_json: Json = False) -> None:
+def audit(
+    run: RunFolder,
+    story: Annotated[
+        str | None, typer.Option(metavar="CAMPAIGN", help="Tell the life of every change of a campaign instead.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check a run's ledger, record by record, and tell what was applied under it."""
     from experiments import api
-    from experiments.show import audit_text
+    from experiments.show import audit_text, story_text
 
+    if story is not None:
+        told = api.story(run, story)
+        if as_json:
+            _print_json(told.as_json())
+        else:
+            typer.echo(story_text(told))
+        return
     found = api.audit(run)
     if as_json:
         _print_json(found)

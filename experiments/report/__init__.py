@@ -9,7 +9,6 @@ from engine.errors import BadInput
 from experiments.report import decisions as decided
 from experiments.report import figures
 from experiments.report.data import page_data
-from experiments.report.page import page
 
 if TYPE_CHECKING:
     from experiments.api import Run
@@ -25,6 +24,8 @@ def report(run: Run) -> Path:
     BadInput
         In one sentence, where the run is not finished or the folder cannot be written.
     """
+    from experiments.report.page import page  # noqa: PLC0415 - Plotly is imported on use
+
     table = figures.read(run)
     calendar = decided.Calendar(table.local, table.config.time.tick_minutes)
     found = decided.decisions(run.actions, calendar)
