@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from engine.errors import BadInput
 from engine.events import CLICKS, IMPRESSIONS, SPEND
+from engine.guard import Outcome
 from engine.runtime.local import LocalRunner
 from engine.runtime.store import LEDGER, read_ledger
-from experiments.benchmarks import BENCHMARKS, auction_single, run_benchmarks, tick_overhead
+from experiments.benchmarks import BENCHMARKS, auction_single, guard, run_benchmarks, tick_overhead
 
 KEYS = ["name", "rate", "unit", "baseline", "baseline_rate", "ratio", "peak_rss_mb"]
 
@@ -30,6 +32,22 @@ def test_auction_single_runs_small() -> None:
     rows_are_documented(run_benchmarks("auction_single", small=True), ["auction_single"])
 
 
+def test_guard_runs_small() -> None:
+    rows_are_documented(run_benchmarks("guard", small=True), ["guard"])
+
+
+def test_guard_judges_what_it_claims() -> None:
+    job = guard.busy(500)
+    for sequence in (1, 2):
+        judged = job.judge(sequence)
+        guard.check_round(judged)
+        counts = {outcome: judged.count(outcome) for outcome in Outcome}
+        assert counts == {Outcome.APPROVED: 460, Outcome.NEEDS_APPROVAL: 0, Outcome.REFUSED: 40}
+        assert (judged.offer[judged.outcome == Outcome.REFUSED] > 0).all()
+    with pytest.raises(RuntimeError, match=r"^0 of 500 rows are refused where one bid in ten is due"):
+        guard.check_round(replace(judged, outcome=np.zeros_like(judged.outcome)))
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_all_run_small() -> None:
@@ -40,7 +58,7 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
     with pytest.raises(BadInput) as caught:
         run_benchmarks("auction_singel")
     assert str(caught.value) == (
-        "benchmark (='auction_singel') must be one of auction_single, tick_overhead: did you mean auction_single?"
+        "benchmark (='auction_singel') must be one of auction_single, guard, tick_overhead: did you mean auction_single?"
     )
 
 
