@@ -58,7 +58,7 @@ def test_an_unknown_name_is_told_the_nearest() -> None:
     with pytest.raises(BadInput) as caught:
         run_benchmarks("auction_singel")
     assert str(caught.value) == (
-        "benchmark (='auction_singel') must be one of auction_single, guard, tick_overhead: did you mean auction_single?"
+        "benchmark (='auction_singel') must be one of auction_single, guard, memory, recovery, tick_overhead: did you mean auction_single?"
     )
 
 
