@@ -7,6 +7,7 @@ the driver holds no decision up; a span's counts travel in columns, never event 
 from __future__ import annotations
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ OBJECT_STORE_BYTES = 512 * 1024**2
 PATIENCE_SECONDS = 60.0
 """How long a lost process may take to come back."""
 PAUSE_SECONDS = 0.02
+_KNOCK_SECONDS = 5.0
 
 
 def _actor(host: Any) -> Any:
@@ -82,17 +84,25 @@ def ray_session(address: str = "local") -> Iterator[str]:
     namespace = f"bidtwin-{uuid.uuid4().hex[:12]}"
     ours = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
     try:
+        _knock(address)
         ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR", **ours)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         if address == "local":
             raise
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        remedy = "start its head with `ray start --head`, and this machine as a part of it"
+        remedy = "start its head and this machine as docs/cluster.md tells, with one token"
         raise BadInput(f"address (={address}) must be that of a running Ray cluster ({why:.120}): {remedy}") from None
     try:
         yield namespace
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Find out at once whether anybody listens there; Ray itself tries for more than a minute."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 @dataclass(frozen=True)

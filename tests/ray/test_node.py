@@ -11,6 +11,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from engine.errors import BadInput
 from engine.runtime.actors import RayRunner
 from engine.runtime.local import LocalRunner, Progress
 from engine.runtime.plan import Moment
@@ -56,6 +57,17 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.shutdown()
+
+
+def test_an_address_where_nobody_listens_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        api.simulate(small(), out=tmp_path / "run", runner=RayRunner(address="127.0.0.1:1"))
+    assert str(caught.value) == (
+        "address (=127.0.0.1:1) must be that of a running Ray cluster ([Errno 111] Connection refused): "
+        "start its head and this machine as docs/cluster.md tells, with one token"
+    )
+    run = api.resume(tmp_path / "run", runner=LocalRunner())  # where it was to begin
+    assert run.info["status"] == "finished"
 
 
 def test_a_removed_node_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
