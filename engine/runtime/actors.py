@@ -23,7 +23,7 @@ from engine.errors import BadInput
 from engine.messages import Command, CommandKind
 from engine.metrics import Metric, metrics
 from engine.runtime.checkpoints import EVERY
-from engine.runtime.fate import share_fate
+from engine.runtime.fate import end_monitor, share_fate
 from engine.runtime.hosts import CampaignHost, OptimiserHost, ShardHost, SourceHost
 from engine.runtime.local import LostError, Outcome, Watcher, carry_out
 from engine.runtime.pace import Pace
@@ -95,6 +95,7 @@ def ray_session(address: str = "local") -> Iterator[str]:
     try:
         yield namespace
     finally:
+        end_monitor()
         ray.shutdown()
 
 
