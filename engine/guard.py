@@ -102,7 +102,7 @@ EXPLANATIONS = {
     Reason.COOLDOWN: "the knob cools down after its last change or rollback",
     Reason.ACCOUNT_RISE: "the account's budgets would rise by more than a tenth of the account within a day",
     Reason.JOINT_EXPOSURE: "the campaign's knobs together would raise its exposure too far in one round",
-    Reason.FROZEN: "the account is frozen: nothing begins but pauses and rollbacks",
+    Reason.FROZEN: "frozen: nothing begins but pauses and rollbacks",
 }
 
 
@@ -257,7 +257,7 @@ def check(
     sequence: int,
     tick: int,
     granted: Bool | None = None,
-    frozen: bool = False,
+    frozen: bool | Bool = False,
     standing: Standing | None = None,
 ) -> Judgement:
     """Judge every row against the controls in force and the limits.
@@ -271,7 +271,7 @@ def check(
     granted:
         bool[rows], rows that a person has approved. They need no mandate, and pass every other law as any row does.
     frozen:
-        Whether the account is frozen: then only pauses and rollbacks are judged at all.
+        Whether the account is frozen, or bool[n, 4], which knobs are: there only pauses and rollbacks are judged.
     standing:
         What happened before, as far as a limit looks at it; None: nothing did.
     """
@@ -280,8 +280,9 @@ def check(
     standing = Standing.initial(len(campaigns)) if standing is None else standing
     case = _open_case(campaigns, state, proposed, granted)
     pauses = (case.knob == Knob.PAUSED) & (case.wanted == 1)
-    if frozen:
-        case.refuse(~pauses & (case.source != Source.ROLLBACK), Reason.FROZEN)
+    if np.any(frozen):
+        stopped = np.broadcast_to(frozen, (len(campaigns), len(Knob)))[case.campaign, case.knob]
+        case.refuse(stopped & ~pauses & (case.source != Source.ROLLBACK), Reason.FROZEN)
     _check_switches(case)
     _check_scalars(case, state, limits)
     _check_vectors(case, campaigns)

@@ -89,7 +89,8 @@ class CommandKind(StrEnum):
 class Command:
     """A person's command about one knob of one campaign.
 
-    `id` makes it idempotent. `campaign` is a position, or ACCOUNT for a freeze, whose knob means nothing.
+    `id` makes it idempotent. `campaign` is a position, or ACCOUNT for a freeze of the whole account. A freeze that is
+    `whole` is of all knobs of its campaign; the knob means nothing there, nor in one of the account.
     `values` are those of an edit (one for a scalar, one per creative for weights). `action`
     names the action to roll back; None means the newest one on the knob.
     """
@@ -101,6 +102,7 @@ class Command:
     knob: Knob
     values: tuple[int, ...] = ()
     action: int | None = None
+    whole: bool = False
 
     def told(self) -> dict[str, Any]:
         """The command as the ledger holds it."""
@@ -112,6 +114,7 @@ class Command:
             "knob": int(self.knob),
             "values": list(self.values),
             "action": self.action,
+            "whole": self.whole,
         }
 
     @classmethod
@@ -125,6 +128,7 @@ class Command:
             knob=Knob(told["knob"]),
             values=tuple(told["values"]),
             action=told["action"],
+            whole=told.get("whole", False),
         )
 
 

@@ -183,7 +183,7 @@ class OptimiserMachine:
             sequence=self._sequence,
             tick=view.tick,
             granted=granted,
-            frozen=self._desk.frozen,
+            frozen=self._desk.stopped,
             standing=self._standing,
         )
 

@@ -1,7 +1,7 @@
 """What people ask for while a run goes on: approvals, denials, rollbacks, edits, pauses and the freeze.
 
 A `Desk` turns commands into rows for the guard and answers each. It remembers what waits for a person, which commands
-were served, and whether the account is frozen.
+were served, and what is frozen: the account, campaigns, single knobs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from engine.guard import Judgement, Outcome, Reason
 from engine.messages import ACCOUNT, Command, CommandKind, Role
 from engine.policy import View
 from engine.rollback import Blocked, History
+from engine.units import Bool
 
 ROLES = {
     CommandKind.DENY: Role.APPROVER,
@@ -45,12 +46,16 @@ class Pending(NamedTuple):
 
 @dataclass(frozen=True)
 class DeskState:
-    """What a desk knows between two boundaries."""
+    """What a desk knows between two boundaries.
+
+    `frozen` is about the account; `parts` are campaigns (all knobs: None) and single knobs frozen by themselves.
+    """
 
     pending: Mapping[tuple[int, Knob], Pending]
     served: frozenset[str]
     frozen: bool
     undoing: Mapping[tuple[int, Knob], int]
+    parts: frozenset[tuple[int, Knob | None]] = frozenset()
 
     @classmethod
     def initial(cls) -> DeskState:
@@ -96,16 +101,26 @@ class Desk:
         self._served = set(state.served)
         self._frozen = state.frozen
         self._undoing = dict(state.undoing)
+        self._parts = state.parts
 
     @property
     def state(self) -> DeskState:
         """What it knows now; nothing in it changes later."""
-        return DeskState(dict(self._pending), frozenset(self._served), self._frozen, dict(self._undoing))
+        served = frozenset(self._served)
+        return DeskState(dict(self._pending), served, self._frozen, dict(self._undoing), self._parts)
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing may begin but pauses and rollbacks."""
+        """Whether the account is frozen: nothing may begin but pauses and rollbacks."""
         return self._frozen
+
+    @property
+    def stopped(self) -> Bool:
+        """Where nothing may begin but pauses and rollbacks, whatever froze it; bool[n, 4]."""
+        stopped = np.full((self._campaigns, len(Knob)), self._frozen, dtype=np.bool_)
+        for campaign, knob in self._parts:
+            stopped[campaign, slice(None) if knob is None else knob] = True
+        return stopped
 
     @property
     def undoing(self) -> Mapping[tuple[int, Knob], int]:
@@ -129,8 +144,7 @@ class Desk:
             return Request(command, refusal)
         match command.kind:
             case CommandKind.FREEZE | CommandKind.UNFREEZE:
-                self._frozen = command.kind is CommandKind.FREEZE
-                return Request(command, "frozen" if self._frozen else "unfrozen")
+                return self._freeze(command)
             case CommandKind.DENY:
                 found = self._pending.pop((command.campaign, command.knob), None)
                 return Request(command, "denied" if found else "nothing_pending")
@@ -141,6 +155,16 @@ class Desk:
             case _:
                 return Request(command, "judged", _edited(controls, command))
 
+    def _freeze(self, command: Command) -> Request:
+        """Freeze the account, a campaign or a knob, or lift that very freeze; those around and within it stay."""
+        freezes = command.kind is CommandKind.FREEZE
+        if command.campaign == ACCOUNT:
+            self._frozen = freezes
+        else:
+            part = {(command.campaign, None if command.whole else command.knob)}
+            self._parts = self._parts | part if freezes else self._parts - part
+        return Request(command, "frozen" if freezes else "unfrozen")
+
     def _refusal(self, command: Command) -> str | None:
         """Why a command is not served, whoever it would please."""
         roles = self._people.get(command.by)
@@ -150,7 +174,7 @@ class Desk:
             return f"needs_role_{ROLES[command.kind].value}"
         if command.campaign == ACCOUNT:
             return None if command.kind in {CommandKind.FREEZE, CommandKind.UNFREEZE} else "unknown_campaign"
-        return None if 0 <= command.campaign < self._campaigns else "unknown_campaign"
+        return _misfit(command) if 0 <= command.campaign < self._campaigns else "unknown_campaign"
 
     def _approve(self, command: Command, limits_version: int) -> Request:
         """Grant what is pending: it is guarded again now, against the version and limits it was judged under."""
@@ -159,8 +183,8 @@ class Desk:
             return Request(command, "nothing_pending")
         if command.by == pending.rows.notes[int(pending.rows.note[0])].proposer:
             return Request(command, "proposer_cannot_approve")
-        if self._frozen:
-            return Request(command, "account_frozen")
+        if self.stopped[command.campaign, command.knob]:
+            return Request(command, "account_frozen" if self._frozen else "knob_frozen")
         del self._pending[command.campaign, command.knob]
         if pending.limits_version != limits_version:
             return Request(command, "limits_changed")
@@ -212,8 +236,17 @@ def answered(requests: Sequence[Request], judgement: Judgement) -> list[Request]
     return done
 
 
+def _misfit(command: Command) -> str | None:
+    """Why an edit has not as many values as its knob takes; of weights, the guard knows how many there are."""
+    if command.kind is not CommandKind.EDIT:
+        return None
+    if command.knob is Knob.WEIGHTS:
+        return None if command.values else "needs_values"
+    return None if len(command.values) == 1 else "needs_one_value"
+
+
 def _edited(controls: ControlState, command: Command) -> Proposals:
-    values = command.values or (_SWITCHES[command.kind],)
+    values = (_SWITCHES[command.kind],) if command.kind in _SWITCHES else command.values
     knob = Knob.PAUSED if command.kind in _SWITCHES else command.knob
     return proposals(
         np.full(len(values), command.campaign),

@@ -323,6 +323,8 @@ def command(
     known = {each.name.lower(): each for each in Knob}
     if knob is not None and knob not in known:
         raise BadInput(f"knob (={knob!r}) must be one of {', '.join(known)}")
+    if campaign is None and knob is not None:
+        raise BadInput(f"knob (={knob!r}) must be of a campaign: say which, with --campaign")
     return inbox.submit(run.folder, CommandKind(kind), by, campaign, known.get(knob or ""), action, command_id)
 
 

@@ -46,6 +46,8 @@ PaceOf = Annotated[
 ]
 CampaignName = Annotated[str, typer.Argument(metavar="CAMPAIGN")]
 KnobName = Annotated[str, typer.Argument(metavar="KNOB", help="bid, budget, weights or paused")]
+OfCampaign = Annotated[str | None, typer.Option(metavar="CAMPAIGN", help="Only this campaign.")]
+OfKnob = Annotated[str | None, typer.Option(metavar="KNOB", help="Of the campaign only this knob.")]
 As = Annotated[str, typer.Option("--as", metavar="NAME", help="Who you are, by the run's configuration.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the answer; exit code 2 where it is a refusal.")]
 CommandId = Annotated[str | None, typer.Option("--id", help="The command's id: the same one again has no effect.")]
@@ -144,15 +146,29 @@ def rollback(
 
 
 @app.command()
-def freeze(run: RunFolder, by: As, wait: Wait = False, command: CommandId = None) -> None:
-    """Freeze the account: nothing begins but pauses and rollbacks."""
-    _command("freeze", run, by, wait=wait, command=command)
+def freeze(
+    run: RunFolder,
+    by: As,
+    campaign: OfCampaign = None,
+    knob: OfKnob = None,
+    wait: Wait = False,
+    command: CommandId = None,
+) -> None:
+    """Freeze the account, a campaign or a knob: nothing begins there but pauses and rollbacks."""
+    _command("freeze", run, by, campaign, knob, wait=wait, command=command)
 
 
 @app.command()
-def unfreeze(run: RunFolder, by: As, wait: Wait = False, command: CommandId = None) -> None:
-    """Let changes begin again."""
-    _command("unfreeze", run, by, wait=wait, command=command)
+def unfreeze(
+    run: RunFolder,
+    by: As,
+    campaign: OfCampaign = None,
+    knob: OfKnob = None,
+    wait: Wait = False,
+    command: CommandId = None,
+) -> None:
+    """Lift a freeze as it was set; one of the account does not end with one of a campaign, nor the other way round."""
+    _command("unfreeze", run, by, campaign, knob, wait=wait, command=command)
 
 
 @app.command()

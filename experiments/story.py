@@ -31,6 +31,7 @@ _ANSWERS = {
     "nothing_pending": "nothing was waiting",
     "proposer_cannot_approve": "the proposer cannot approve",
     "account_frozen": "the account is frozen",
+    "knob_frozen": "the knob is frozen",
     "limits_changed": "the limits changed meanwhile",
     "unknown_person": "this run knows no such person",
     "unknown_campaign": "there is no such campaign",
@@ -301,7 +302,7 @@ class _Teller:
         elif rows is not None:
             self._proposed(record, told, rows, results, {})
         else:
-            about = None if command["campaign"] == ACCOUNT else knob.name.lower()
+            about = None if command["campaign"] == ACCOUNT or command.get("whole", False) else knob.name.lower()
             self._told.append(Order(at, kind, by, about, no or word))
 
     def _to_undo(self, command: Mapping[str, Any]) -> Change | None:

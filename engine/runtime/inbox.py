@@ -129,7 +129,8 @@ def _read(path: Path, campaigns: CampaignSet) -> Command:
         said = json.loads(path.read_text())
         version = said["command_version"]
         kind, by = CommandKind(said["kind"]), str(said["by"])
-        about_account = kind in {CommandKind.FREEZE, CommandKind.UNFREEZE}
+        freezes = kind in {CommandKind.FREEZE, CommandKind.UNFREEZE}
+        about_account = freezes and said["campaign"] is None
         campaign = ACCOUNT if about_account else campaigns.index(said["campaign"])
         knob = Knob.PAUSED if said["knob"] is None else Knob[str(said["knob"]).upper()]
         action = None if said["action"] is None else int(said["action"])
@@ -139,7 +140,9 @@ def _read(path: Path, campaigns: CampaignSet) -> Command:
         raise BadInput(f"{path.name} must be a command as `bidtwin` writes it: send it again") from None
     if version != COMMAND_VERSION:
         raise BadInput(f"command_version (={version}) must be {COMMAND_VERSION}: send it with the run's own bidtwin")
-    return Command(path.stem, kind, by, campaign, knob, action=action)
+    if about_account and said["knob"] is not None:
+        raise BadInput(f"{path.name} must name the campaign whose {said['knob']} it is about: send it again")
+    return Command(path.stem, kind, by, campaign, knob, action=action, whole=freezes and said["knob"] is None)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

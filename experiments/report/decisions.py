@@ -139,7 +139,7 @@ def commands(folder: Path, ids: Sequence[str], calendar: Calendar) -> list[Comma
                     kind=told["kind"],
                     by=told["by"],
                     campaign=ids[place] if of_one else None,
-                    knob=Knob(told["knob"]).name.lower() if of_one else None,
+                    knob=Knob(told["knob"]).name.lower() if of_one and not told.get("whole", False) else None,
                     answer=told["answer"],
                 )
             )

@@ -93,7 +93,7 @@ class Loop:
         last = self.tick + 1 if to is None else to
         while self.tick < last:
             self.tick += 1
-            self.campaigns.handle(Advanced(TickCounts(self.tick, np.zeros((1, 3, len(COUNTS)), dtype=np.int64))))
+            self.campaigns.handle(Advanced(TickCounts(self.tick, self.happens())))
             (published,) = self.campaigns.handle(Publish(self.tick))
             assert isinstance(published, Published)
             served = commands if self.tick == last else ()
@@ -105,6 +105,10 @@ class Loop:
             assert isinstance(answered, Answered)
             self.results = answered.results
         return self.answers
+
+    def happens(self) -> Any:
+        """What the world does in the tick that closes: nothing."""
+        return np.zeros((1, 3, len(COUNTS)), dtype=np.int64)
 
     @property
     def answers(self) -> list[str]:
@@ -545,6 +549,75 @@ def test_an_approval_while_frozen_is_refused_and_what_waits_goes_on_waiting() ->
     assert loop.go(command("approve", "late"), unfreeze) == ["unfrozen", "approved"]
     loop.go()
     assert loop.bid == 1_200_000
+
+
+def icy(kind: CommandKind, campaign: int, knob: Knob | None = None) -> Command:
+    """A freeze of a campaign or of one of its knobs, or the end of it."""
+    name = f"{kind}-{campaign}-{knob}"
+    return Command(name, kind, "dana", campaign, Knob.PAUSED if knob is None else knob, whole=knob is None)
+
+
+@pytest.mark.parametrize("knob", [None, Knob.BID])
+def test_a_frozen_campaign_or_knob_leaves_the_others_alone(knob: Knob | None) -> None:
+    steps = [
+        (ask(bid), ask(bid, campaign=1), ask(BUDGET + bid, knob=Knob.BUDGET))
+        for bid in (1_100_000, 1_150_000, 1_200_000)
+    ]
+    limits = Limits.of(CAMPAIGNS).with_mandate(EVERYBODY, (Knob.BID, Knob.BUDGET))
+    loop = Loop(dict(enumerate(steps)), limits)
+    assert loop.go() == []
+    assert loop.go(icy(CommandKind.FREEZE, 0, knob)) == ["frozen"]
+    frozen, free = ("REFUSED", "FROZEN"), ("APPROVED", "NONE")
+    assert loop.told[:3] == [frozen, free, frozen if knob is None else free]
+    loop.go()
+    assert (loop.bid, int(loop.controls.bid[1])) == (1_100_000, 1_200_000)
+    pause, undo, lift = command("pause", knob=Knob.PAUSED), command("rollback"), icy(CommandKind.UNFREEZE, 0, knob)
+    assert loop.go(pause, undo) == ["approved", "approved"]
+    loop.go(lift, command("edit", values=(1_250_000,)))
+    assert loop.answers == ["unfrozen", "approved"]
+    loop.go()
+    assert loop.bid == 1_250_000
+    loop.close()
+
+
+def test_a_freeze_ends_as_it_was_set() -> None:
+    loop = Loop()
+    whole, bid, account = (
+        icy(CommandKind.FREEZE, 0),
+        icy(CommandKind.FREEZE, 0, Knob.BID),
+        icy(CommandKind.FREEZE, ACCOUNT),
+    )
+    loop.go(whole, bid, account)
+    for place, kind in enumerate(("account", "campaign", "knob")):
+        lift = [
+            icy(CommandKind.UNFREEZE, ACCOUNT),
+            icy(CommandKind.UNFREEZE, 0),
+            icy(CommandKind.UNFREEZE, 0, Knob.BID),
+        ]
+        edit = command("edit", kind, values=(1_200_000,))
+        assert loop.go(edit) == ["refused: frozen"]
+        assert loop.go(lift[place]) == ["unfrozen"]
+    assert loop.go(command("edit", "last", values=(1_200_000,))) == ["approved"]
+
+
+def test_nothing_is_approved_on_a_frozen_knob() -> None:
+    loop = Loop({0: (ask(1_200_000),)})
+    loop.go()
+    told = loop.go(command("approve", "early"), icy(CommandKind.FREEZE, 0, Knob.BID))
+    assert told == ["frozen", "knob_frozen"]
+    assert loop.go(command("approve", "late"), icy(CommandKind.UNFREEZE, 0, Knob.BID)) == ["unfrozen", "approved"]
+
+
+def test_a_freeze_outlives_the_machine_that_served_it() -> None:
+    loop = Loop()
+    loop.go(icy(CommandKind.FREEZE, 0, Knob.BID))
+    before = loop.machine.state
+    people = dict.fromkeys(("dana",), frozenset(Role))
+    rest = {"people": people, "approval_ticks": DAY, "history": History(7 * DAY), "state": before}
+    loop.machine = OptimiserMachine(
+        CAMPAIGNS, GRID, Limits.of(CAMPAIGNS), (Assignment(Scripted({}), EVERYBODY, Source.SCRIPT, "script"),), **rest
+    )
+    assert loop.go(command("edit", values=(1_200_000,))) == ["refused: frozen"]
 
 
 def test_an_unknown_person_and_a_missing_role_get_a_refusal_in_the_ledger() -> None:

@@ -23,6 +23,7 @@ from engine.runtime.pace import Pace
 from engine.runtime.store import LEDGER, is_written, read_ledger
 from engine.units import TickGrid
 from experiments import api
+from tests.experiments.cli_runs import Told, call
 from tests.scenarios import SIMULATION, config
 
 PEOPLE = {"ann": ["approver"], "oli": ["operator"], "sam": ["approver"]}
@@ -127,6 +128,11 @@ def stopped(run: Path, tick: int) -> Path:
     return run
 
 
+def served_at(run: Path, command: str) -> int:
+    """The tick at whose close a command was served."""
+    return int(json.loads((run / "commands" / "answers" / f"{command}.json").read_text())["tick"])
+
+
 def test_deny_wins_a_race(tmp_path: Path) -> None:
     run = stopped(tmp_path / "run", 12)
     api.command(run, "approve", "ann", "search-a", "weights", command_id="a")
@@ -144,6 +150,39 @@ def test_the_proposer_cannot_approve_and_the_same_command_twice_has_one_effect(t
     assert answers(run) == [("sam", "approve", "proposer_cannot_approve"), ("ann", "approve", "approved")]
     applied = finished.actions.query("campaign == 'search-a' and knob == 'weights' and outcome == 'applied'")
     assert applied.wanted.tolist() == [600_000, 400_000]
+
+
+def test_a_part_of_the_account_is_frozen_from_outside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = stopped(tmp_path / "run", 12)
+    for name, about in {
+        "a": (),
+        "b": ("--campaign", "display-a"),
+        "c": ("--campaign", "search-b", "--knob", "bid"),
+    }.items():
+        told = call(capfd, "freeze", run, *about, "--as", "oli", "--id", name)
+        assert told == Told(0, f"{name} is admitted at the next boundary\n", "")
+    assert call(capfd, "unfreeze", run, "--as", "oli", "--id", "0").code == 0
+    finished = api.resume(run)
+    assert answers(run) == [("oli", "unfreeze", "unfrozen"), *[("oli", "freeze", "frozen")] * 3]
+    later = finished.actions[finished.actions.tick >= served_at(run, "a")]
+    assert (set(later.outcome), set(later.reason)) == ({"refused"}, {"frozen"})
+
+
+def test_what_is_frozen_in_part_is_refused_and_the_rest_goes_on(tmp_path: Path) -> None:
+    run = stopped(tmp_path / "run", 12)
+    api.command(run, "freeze", "oli", "display-a", command_id="campaign")
+    api.command(run, "freeze", "oli", "search-b", "bid", command_id="knob")
+    asked = api.resume(run).actions.query("source == 'policy'")
+    later = asked[asked.tick >= served_at(run, "knob")]
+    frozen = later.query("reason == 'frozen'")
+    assert set(zip(frozen.campaign, frozen.knob, strict=True)) == {
+        ("display-a", "bid"),
+        ("display-a", "budget"),
+        ("search-b", "bid"),
+    }
+    moved = later.query("outcome == 'applied'")
+    assert set(moved.campaign) == {"search-a", "search-b", "social-a", "social-b"}
+    assert set(moved.query("campaign == 'search-b'").knob) == {"budget"}
 
 
 @pytest.mark.parametrize("tamper", ["group", "link", "owner", "nonsense", "version"])
@@ -178,6 +217,8 @@ def test_what_cannot_be_commanded_is_refused_in_one_sentence(tmp_path: Path) -> 
         api.command(run, "pause", "oli", "nope", "paused")
     with pytest.raises(BadInput, match=r"^knob \(='height'\) must be one of bid, budget, weights, paused$"):
         api.command(run, "approve", "ann", "search-a", "height")
+    with pytest.raises(BadInput, match=r"^knob \(='bid'\) must be of a campaign: say which, with --campaign$"):
+        api.command(run, "freeze", "oli", knob="bid")
     api.resume(run)
     with pytest.raises(BadInput, match=r"^run .* is finished: nothing is left to freeze$"):
         api.command(run, "freeze", "oli")

@@ -143,7 +143,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
   14:00  bid: 0.03 → 0.057
          proposed by sam (script) at version 0: try
-         guard: refused: the account is frozen: nothing begins but pauses and rollbacks
+         guard: refused: frozen: nothing begins but pauses and rollbacks
          asked 2 times with the same answer, the last at 2026-03-28 15:00: 0.03 → 0.057
 
   16:00  unfreeze by dana: unfrozen
