@@ -42,7 +42,12 @@ _ANSWERS = {
     "is_a_rollback": "a rollback is not rolled back",
     "later_change": "a later change stands upon it",
     "later_edit": "a person's later edit stands upon it",
+    "profit": "profit per opportunity",
+    "spend_rate": "it spends faster than it can explain",
+    "no_conversions": "conversions were due and none came",
 }
+_VERDICTS = {"rolls_back", "blocked", "kept", "no_data"}
+"""What a watch says that the changes do not tell by themselves."""
 
 
 @dataclass(frozen=True)
@@ -270,6 +275,8 @@ class _Teller:
                 asked += 1
             if command["campaign"] in {self._place, ACCOUNT}:
                 self._commanded(record, told, command, rows, results)
+        for watch in told.header.get("watches", []):
+            self._watched(record, watch)
         waiting: dict[Knob, Change] = {}
         for rows in runs[asked:]:
             if told.judged["campaign"][rows[0]] == self._place:
@@ -304,6 +311,13 @@ class _Teller:
         else:
             about = None if command["campaign"] == ACCOUNT or command.get("whole", False) else knob.name.lower()
             self._told.append(Order(at, kind, by, about, no or word))
+
+    def _watched(self, record: Record, told: Mapping[str, Any]) -> None:
+        """Tell what the watch over a change says."""
+        change = self._of_action.get(told["action"]) if told["campaign"] == self._place else None
+        if change is not None and told["event"] in _VERDICTS:
+            what, why = (word.replace("_", " ") for word in (told["event"], told["why"]))
+            change.events.append(Event(self._at(record.tick), f"watch: {what}", None, _ANSWERS.get(told["why"], why)))
 
     def _to_undo(self, command: Mapping[str, Any]) -> Change | None:
         """The change that a command to roll back is about."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.actions import ROW_BITS
-from engine.ledger import GENESIS, LedgerError, RecordKind, seal
+from engine.ledger import GENESIS, LedgerError, Record, RecordKind, decode, encode, seal
 from engine.runtime.local import Progress
 from engine.runtime.store import LEDGER, read_ledger
 from experiments import api
@@ -346,3 +346,36 @@ def test_a_ledger_that_names_no_creatives_is_not_guessed_at(reference: Stage) ->
         tell([renamed, *rest], "search-a")
     with pytest.raises(LedgerError, match=r"^the ledger has no opening: there is nothing to tell$"):
         tell(rest, "search-a")
+
+
+def retold(records: Iterable[Record], of_tick: Mapping[int, Mapping[str, Any]]) -> Iterator[Record]:
+    """The records of a run whose rounds at some ticks have other entries in their headers."""
+    previous = GENESIS
+    for record in records:
+        header, tables = decode(record.body)
+        other = of_tick.get(record.tick, {}) if record.kind is RecordKind.ROUND else {}
+        told = seal(previous, record.sequence, record.kind, record.tick, encode({**header, **other}, tables))
+        previous = told.digest
+        yield told
+
+
+def test_a_watch_has_its_say_and_its_rollback_is_told_of_the_change(reference: Stage) -> None:
+    action = (10 << ROW_BITS) + 0
+
+    def watch(event: str, why: str = "") -> dict[str, Any]:
+        return {"action": action, "campaign": 1, "knob": 2, "event": event, "why": why}
+
+    told = {
+        10: {"watches": [watch("opened"), {**watch("kept"), "campaign": 0}, {**watch("kept"), "action": 0}]},
+        20: {"watches": [watch("blocked", "later_edit")]},
+        24: {"watches": [watch("rolls_back", "profit")], "commands": []},  # nobody asked for the rollback
+        25: {"watches": [watch("rolled_back")]},
+    }
+    records = read_ledger(reference.run("simulated").folder / LEDGER)
+    lines = story_text(tell(retold(records, told), "search-a")).splitlines()
+    assert lines[10:14] == [
+        "         2026-03-28 10:00 applied, version 1",
+        "         2026-03-28 21:00 watch: blocked: a person's later edit stands upon it",
+        "         2026-03-29 01:00 watch: rolls back: profit per opportunity",
+        "         2026-03-29 01:00 rolled back by dana: one 70% → 50%, two 30% → 50%, version 2",
+    ]
