@@ -561,6 +561,93 @@ def test_the_nearest_vector_is_within_the_law_and_on_the_way(seed: int) -> None:
     assert min(500_000, reachable) - 2 * size <= moved <= min(500_000, reachable)
 
 
+def test_the_nearest_vector_is_trimmed_where_it_moved_most() -> None:
+    old = np.array([200_000, 100_000, 233_334, 233_333, 233_333])
+    wanted = np.array([500_000, 300_000, 66_667, 66_666, 66_667])
+    assert nearest_vector(old, wanted).tolist() == [349_999, 200_000, 150_001, 150_000, 150_000]
+
+
+# --- limits at their very edges ---
+
+
+def test_a_source_below_all_others_has_nobodys_privileges() -> None:
+    rows = replace(wish(2_000_000), source=np.array([-1]))
+    assert answer(desk_of(), rows) == [no(Reason.UNKNOWN_TARGET)]
+
+
+def test_an_offer_is_whole_and_within_the_law_whatever_the_value_in_force() -> None:
+    for old in (1_000_001, 1_000_002, 1_000_003):
+        campaigns = campaign_set()
+        desk = Desk(campaigns, controls(campaigns, bid=old))
+        up, down = old + old // 4, old - old // 4
+        assert answer(desk, wish(1)) == [no(Reason.STEP, down)]
+        assert answer(desk, wish(2 * old)) == [no(Reason.STEP, up)]
+        assert [answer(desk, wish(each)) for each in (down, up)] == [[YES], [YES]]
+
+
+def test_a_band_is_rounded_inwards() -> None:
+    campaigns = campaign_set()
+    band = (Fraction(6, 7), Fraction(8, 7))
+    limits = Limits.of(campaigns).with_mandate(np.array([0]), (Knob.BID,), band)
+    desk = Desk(campaigns, controls(campaigns, bid=1_000_001), limits)
+    assert answer(desk, wish(1_142_859)) == [no(Reason.ANCHOR_BAND, 1_142_858)]  # 8/7 of it is 1,142,858.3
+    assert answer(desk, wish(1_142_858)) == [YES]
+    assert answer(desk, wish(857_143)) == [no(Reason.ANCHOR_BAND, 857_144)]  # 6/7 of it is 857,143.7
+    assert answer(desk, wish(857_144)) == [YES]
+
+
+@pytest.mark.parametrize(
+    "band", [(Fraction(0), Fraction(1)), (Fraction(1), Fraction(1)), (Fraction(1), Fraction(1000))]
+)
+def test_a_band_may_be_as_wide_or_as_narrow_as_can_be(band: tuple[Fraction, Fraction]) -> None:
+    limits = Limits.of(campaign_set()).with_mandate(np.array([0]), (Knob.BID,), band)
+    low, high = (Fraction(*side[0, 0].tolist()) for side in (limits.band_low, limits.band_high))
+    assert (low, high) == band
+
+
+def test_a_hard_minimum_is_at_least_one_micro() -> None:
+    campaigns = campaign_set((1, 1))
+    campaigns = replace(campaigns, min_bid=np.array([0, 1]), min_budget=np.array([0, 2]))
+    assert Limits.of(campaigns).minimum.tolist() == [[1, 1], [1, 2]]
+
+
+def test_a_mandate_that_was_not_granted_holds_at_no_tick() -> None:
+    limits = Limits.of(campaign_set())
+    assert limits.mandate_until.tolist() == [[-1] * len(Knob)]
+    columns = (limits.minimum, limits.maximum, limits.band_low, limits.band_high, limits.mandate_until)
+    assert {column.dtype for column in columns} == {np.dtype(np.int64)}
+
+
+def test_a_bid_and_its_budget_may_meet() -> None:
+    campaigns = campaign_set()
+    desk = Desk(campaigns, controls(campaigns, bid=10_000_000, budget=12_000_000))
+    assert answer(desk, wish(10_000_000, Knob.BUDGET)) == [YES]
+    assert answer(desk, wish(11_000_000), wish(11_000_000, Knob.BUDGET, Source.PERSON)) == [YES, YES]
+
+
+def test_at_the_one_value_that_is_left_it_is_offered() -> None:
+    campaigns = campaign_set()
+    desk = Desk(campaigns, controls(campaigns, bid=10_000_000, budget=10_000_001))
+    desk.limits = replace(desk.limits, minimum=np.array([[10_000_001, MIN_BUDGET]]))
+    assert answer(desk, wish(12_000_000)) == [no(Reason.BID_ABOVE_BUDGET, 10_000_001)]
+
+
+def test_of_many_rows_of_one_party_the_first_stands() -> None:
+    desk = desk_of()
+    rows = [wish(BID + 1 + place) for place in range(40)]
+    assert answer(desk, *rows) == [YES] + [no(Reason.SECOND_CHANGE)] * 39
+
+
+def test_one_change_each_for_knobs_of_many_campaigns() -> None:
+    desk = desk_of(*[1] * 9)
+    rows = [
+        wish(value, knob, campaign=place)
+        for place in range(9)
+        for knob, value in ((Knob.BID, BID - 1), (Knob.BUDGET, BUDGET - 1))
+    ]
+    assert answer(desk, *rows) == [YES] * 18
+
+
 # --- permission ---
 
 

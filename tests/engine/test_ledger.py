@@ -220,6 +220,11 @@ def test_columns_of_two_lengths_are_not_written() -> None:
         encode({}, {"offers": {"row": np.zeros(1), "offer": np.zeros(2)}})
 
 
+def test_what_is_not_finite_is_not_written() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode({"seed": float("nan")}, {})
+
+
 # --- corrupt bodies ---
 
 
@@ -403,3 +408,34 @@ def test_no_record_no_state() -> None:
 def test_a_reason_is_told_in_a_word() -> None:
     assert [explain(Reason.STEP), explain(Reason.OUTSIDE_MANDATE)] == ["step", "outside_mandate"]
     assert NO_OFFER == -1
+
+
+def test_bytes_behind_the_last_column_are_named() -> None:
+    body = RECORDS[1].body
+    with pytest.raises(LedgerError) as refusal:
+        decode(body + b"?")
+    assert str(refusal.value) == (
+        f"a record body has {len(body) + 1} bytes where its header says {len(body)}: it was changed"
+    )
+
+
+def test_a_fold_has_the_columns_of_the_controls() -> None:
+    folded = fold(RECORDS).state
+    assert folded is not None
+    kinds = {name: getattr(folded, name).dtype for name in ("scalar", "anchor", "weights", "paused", "version")}
+    assert kinds == {name: getattr(STATES[-1], name).dtype for name in kinds}
+    intents = decode_round(RECORDS[1]).intents(1)
+    assert intents.base_version.dtype == np.int64
+
+
+def test_rollbacks_are_counted_over_all_rounds_and_weights_are_no_step() -> None:
+    desk = Desk(campaign_set([2]))
+    for version in range(0, 4, 2):
+        desk.hold(wish(1_100_000, version=version), vector([750_000, 250_000], version=version))
+        desk.hold(
+            wish(BID, source=Source.ROLLBACK, version=version + 1),
+            vector([500_000, 500_000], Source.ROLLBACK, version=version + 1),
+        )
+    folded = fold(desk.close())
+    assert (folded.applied, folded.rollbacks, folded.max_relative_step) == (12, 6, 0.1)
+    assert fold([]).header == {}

@@ -177,3 +177,33 @@ def test_the_trail_reaches_back_one_day_and_no_further() -> None:
         standing = standing.seen(tick, at.state, DAY)
         assert standing.trail[0][0] == max(tick - DAY, 0)
     assert len(standing.trail) == DAY + 1
+
+
+def both_a_quarter_up(campaign: int) -> tuple[Proposals, Proposals]:
+    return wish(BID * 5 // 4, campaign=campaign), wish(BUDGET * 5 // 4, Knob.BUDGET, campaign=campaign)
+
+
+def test_an_exposure_cap_needs_a_mandate_on_both_knobs_and_is_kept_by_later_ones() -> None:
+    run = campaign_set((1, 1, 1))
+    limits = Limits.of(run).with_mandate(np.array([0, 1]), (Knob.BID,), exposure_cap=400_000)
+    limits = limits.with_mandate(np.array([1]), (Knob.BUDGET,), exposure_cap=300_000)
+    limits = limits.with_mandate(np.array([2]), (Knob.BID, Knob.BUDGET))
+    assert limits.exposure is not None
+    assert (limits.exposure.tolist(), limits.exposure.dtype) == ([400_000, 300_000, 562_500], np.int64)
+    at = Desk(run, limits=limits)
+    bundles = [bundle for place in range(3) for bundle in both_a_quarter_up(place)]
+    assert answer(at, *bundles, granted=[True] * 6) == [
+        no(Reason.JOINT_EXPOSURE),  # the mandate covers one of its knobs only
+        YES,
+        no(Reason.JOINT_EXPOSURE, BID * 130 // 125),
+        YES,
+        YES,
+        YES,
+    ]
+
+
+def test_a_mandate_without_a_cap_of_one_campaign_hides_no_other() -> None:
+    run = campaign_set((1, 1))
+    at = Desk(run, limits=Limits.of(run).with_mandate(np.array([0]), (Knob.BID, Knob.BUDGET)))
+    bundles = [bundle for place in range(2) for bundle in both_a_quarter_up(place)]
+    assert answer(at, *bundles, granted=[True] * 4) == [YES, YES, no(Reason.JOINT_EXPOSURE), YES]

@@ -1,0 +1,39 @@
+"""The history that a ledger tells is the one that the machine had."""
+
+from __future__ import annotations
+
+from engine.actions import ROW_BITS, Knob, Proposals
+from engine.rollback import Blocked, History
+from tests.engine.builders import BUDGET, mandated
+from tests.engine.test_optimiser import CAMPAIGNS, DAY, Loop, ask, command
+
+
+def test_the_ledger_tells_the_history_that_the_machine_had() -> None:
+    """Rounds and their results tell what can be rolled back, what was, and what is out of reach."""
+    wishes = {tick: (ask(1_010_000 + tick),) for tick in (0, 3, 40)}
+    loop = Loop(wishes, mandated(CAMPAIGNS))
+    loop.go()
+    loop.go(command("edit", "budget", knob=Knob.BUDGET, values=(2 * BUDGET,)))
+    loop.go(command("rollback", "of 0"))
+    loop.go(command("edit", "weights", campaign=1, knob=Knob.WEIGHTS, values=(900_000, 100_000)), to=4)
+    loop.go(command("rollback", "of weights", campaign=1, knob=Knob.WEIGHTS), to=41)
+    loop.go(to=43)
+    places = [(0, Knob.BID), (0, Knob.BUDGET), (1, Knob.WEIGHTS), (1, Knob.BID)]
+    first, budget, third, weights, last = ((tick + 1) << ROW_BITS for tick in (0, 1, 3, 4, 40))
+    for policy_ticks, latest in ((None, [last, budget, None, None]), (1, [last, budget, None, None])):
+        told = History.told_by(loop.records, 7 * DAY, policy_ticks)
+        assert [told.latest(*place) for place in places] == latest
+        answers = [
+            told.inverse(campaign, knob, action, loop.controls, "dana")
+            for campaign, knob, action in ((0, Knob.BID, first), (1, Knob.WEIGHTS, weights), (0, Knob.BID, 7))
+        ]
+        assert answers == [Blocked.ALREADY_ROLLED_BACK, Blocked.ALREADY_ROLLED_BACK, Blocked.UNKNOWN_ACTION]
+        rows = told.inverse(0, Knob.BUDGET, budget, loop.controls, "dana")
+        assert isinstance(rows, Proposals)
+        assert rows.wanted.tolist() == [BUDGET]
+        assert told.inverse(0, Knob.BID, third, loop.controls, "dana") is Blocked.LATER_CHANGE
+    short = History.told_by(loop.records, 10)
+    assert [short.latest(*place) for place in places] == [last, None, None, None]
+    assert History.told_by(loop.records[:2], 10).latest(0, Knob.BID) is None  # its result is not recorded yet
+    loop.close()
+    assert History.told_by(loop.records, 7 * DAY).latest(0, Knob.BID) == last
