@@ -238,7 +238,7 @@ def canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         return tuple(sorted((canonical(key), canonical(each)) for key, each in value.items()))
     if isinstance(value, frozenset):
-        return tuple(sorted(value))
+        return tuple(sorted(value, key=repr))
     if isinstance(value, tuple | list):
         return tuple(canonical(each) for each in value)
     if hasattr(value, "__dataclass_fields__"):

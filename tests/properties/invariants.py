@@ -15,7 +15,7 @@ from engine.actions import Actions, Knob, Result, Source
 from engine.campaigns import SCALARS, ControlState, value_in_force
 from engine.guard import Limits, Outcome, Reason
 from engine.ledger import fold, verify
-from engine.messages import Apply, Role
+from engine.messages import ACCOUNT, Apply, Role
 from engine.people import ROLES, CommandKind
 from engine.units import PPM
 from tests.properties.account import Account
@@ -110,23 +110,44 @@ def _was_granted(before: Account, after: Account, row: Actions, by: dict[str, An
 
 
 def i7_frozen_nothing_begins_but_pauses_and_rollbacks(before: Account, after: Account) -> None:
-    frozen = before.optimiser.desk.frozen
+    account, parts = before.optimiser.desk.frozen, set(before.optimiser.desk.parts)
     for command in after.round.header["commands"]:
-        if command["answer"] in {"frozen", "unfrozen"}:
-            frozen = command["answer"] == "frozen"
-    assert after.round.header["frozen"] == after.optimiser.desk.frozen == frozen
-    if frozen:
-        rows = after.approved.rows
-        assert ((rows.source == Source.ROLLBACK) | (rows.knob == Knob.PAUSED) & (rows.new == 1)).all()
-        kept = before.optimiser.desk.pending.items()
-        assert {key: each for key, each in after.optimiser.desk.pending.items() if each.tick == after.tick} == {}
-        assert all(after.tick - each.tick > after.rules.approval_ticks for key, each in kept if dropped(after, key))
+        if command["answer"] == "frozen":
+            account, parts = _frozen(command, account, parts)
+        elif command["answer"] == "unfrozen":
+            account, parts = _thawed(command, account, parts)
+    assert after.round.header["frozen"] == after.optimiser.desk.frozen == account
+    assert set(after.optimiser.desk.parts) == parts
+    stopped = np.full((len(after.rules.campaigns), len(Knob)), account)
+    for campaign, knob in parts:
+        stopped[campaign, slice(None) if knob is None else knob] = True
+    rows, pending = after.approved.rows, after.optimiser.desk.pending
+    allowed = (rows.source == Source.ROLLBACK) | (rows.knob == Knob.PAUSED) & (rows.new == 1)
+    assert (allowed | ~stopped[rows.campaign, rows.knob]).all()
+    for key, waits in before.optimiser.desk.pending.items():
+        if stopped[key]:  # it goes on waiting until it expires or is denied, and nothing newer takes its place
+            ended = after.tick - waits.tick > after.rules.approval_ticks or ("deny", key) in commands(after, "denied")
+            assert (key not in pending) == ended
+            assert ended or pending[key].tick == waits.tick
 
 
-def dropped(after: Account, key: tuple[int, Knob]) -> bool:
-    """Whether a proposal waits no more, though nobody denied it."""
-    denied = ("deny", key) in commands(after, "denied")
-    return key not in after.optimiser.desk.pending and not denied
+Parts = set[tuple[int, Knob | None]]
+
+
+def _frozen(command: dict[str, Any], account: bool, parts: Parts) -> tuple[bool, Parts]:  # noqa: FBT001 - a state
+    if command["campaign"] == ACCOUNT:
+        return True, parts
+    return account, parts | {(command["campaign"], _part(command))}
+
+
+def _thawed(command: dict[str, Any], account: bool, parts: Parts) -> tuple[bool, Parts]:  # noqa: FBT001 - a state
+    if command["campaign"] == ACCOUNT:
+        return False, parts
+    return account, parts - {(command["campaign"], _part(command))}
+
+
+def _part(command: dict[str, Any]) -> Knob | None:
+    return None if command["whole"] else Knob(command["knob"])
 
 
 def i8_after_a_rollback_the_value_is_the_recorded_one_or_it_was_refused(before: Account, after: Account) -> None:
