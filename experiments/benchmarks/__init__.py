@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.errors import BadInput
-from experiments.benchmarks import auction_single, guard, memory, recovery, tick_overhead
+from experiments.benchmarks import auction_single, guard, interrupt, memory, recovery, tick_overhead
 from experiments.benchmarks.measuring import Figure
 
 BENCHMARKS: dict[str, Callable[..., Figure]] = {
     "auction_single": auction_single.measure,
     "guard": guard.measure,
+    "interrupt": interrupt.measure,
     "memory": memory.measure,
     "recovery": recovery.measure,
     "tick_overhead": tick_overhead.measure,

