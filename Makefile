@@ -1,8 +1,9 @@
 # make demo: set up and run the quickstart · make test: set up and run every test · make check: static checks, fast tests
+# make nightly: the long searches of the guard's proofs · make mutants: how many small changes of the guard its tests notice
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check nightly mutants setup clean
 
 demo: .venv/run
 	$(BIN)/bidtwin simulate configs/quickstart.yaml
@@ -17,6 +18,13 @@ check: .venv/test
 	$(BIN)/lint-imports
 	$(BIN)/pytest -m "not slow and not ray"
 
+nightly: .venv/test
+	$(BIN)/pytest --hypothesis-profile nightly --timeout 7200 tests/properties
+
+mutants: .venv/mutants
+	copy=$$(mktemp -d) && git archive HEAD | tar x -C $$copy && cd $$copy && \
+	$(CURDIR)/$(BIN)/mutmut run --max-children 2 && $(CURDIR)/$(BIN)/mutmut results
+
 setup: .venv/test
 
 .venv/run: pyproject.toml constraints.txt
@@ -26,6 +34,10 @@ setup: .venv/test
 
 .venv/test: .venv/run
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.venv/mutants: .venv/test
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[mutants]'
 	touch $@
 
 clean:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from engine.runtime.local import LocalRunner
 from experiments import api
 from experiments.api import Run, Runner
 from tests.scenarios import AUCTIONS, BINS, SIMULATION, config, write_auctions, write_bins
+
+settings.register_profile("nightly", print_blob=True)  # `make nightly` chooses it: longer searches, other draws each time
 
 
 def _ray(shards: int, campaigns_per_actor: int | None = None) -> Runner:
