@@ -132,7 +132,7 @@ class Account:
 
     def hold(self, machine: OptimiserMachine, commands: tuple[Command, ...] = (), ticks: int = 1) -> Account:
         """Live through some ticks, hold the boundary with a machine that stands here, commit, apply."""
-        observed, view = self._observe(ticks)
+        observed, view = self.observe(ticks)
         commit, approved, state = decide(machine, Boundary(view, commands, self.results))
         record = seal(self.records[-1].digest, len(self.records), commit.kind, commit.tick, commit.body)
         fold = copy.copy(self.fold)
@@ -174,7 +174,7 @@ class Account:
         Before the commit nothing is known of the round, which is held again. After it the round is decided again and
         compared. While it is applied, any of the campaigns may have applied it already, and is asked again.
         """
-        observed, view = self._observe(after.tick - self.tick)
+        observed, view = self.observe(after.tick - self.tick)
         boundary = Boundary(view, commands, self.results)
         commit, approved, state = decide(self.machine(assignments), boundary)
         written = after.records[-1]
@@ -186,7 +186,7 @@ class Account:
             assert results.tolist() == after.results.tolist()
             assert all(mine.controls.equals(its.controls) for mine, its in zip(shards, after.shards, strict=True))
 
-    def _observe(self, ticks: int) -> tuple[tuple[CampaignState, ...], View]:
+    def observe(self, ticks: int) -> tuple[tuple[CampaignState, ...], View]:
         shards, parts = [], []
         for campaign, state in enumerate(self.shards):
             machine = self.rules.shard(campaign, state)
