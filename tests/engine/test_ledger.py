@@ -255,7 +255,7 @@ def test_a_forged_body_is_refused_or_read_and_nothing_else(place: int, mask: int
             fold(reseal(RECORDS, place, bytes(forged)))
 
 
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_noise_is_refused(noise: bytes) -> None:
     with pytest.raises(LedgerError):
