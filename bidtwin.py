@@ -5,6 +5,6 @@
 >>> run.summary  # doctest: +SKIP
 """
 
-from experiments.api import Run, audit, open_run, replay, simulate
+from experiments.api import Run, audit, open_run, replay, resume, simulate, story
 
-__all__ = ["Run", "audit", "open_run", "replay", "simulate"]
+__all__ = ["Run", "audit", "open_run", "replay", "resume", "simulate", "story"]

@@ -22,7 +22,7 @@ from experiments.story import Change, Event, Order, Part, Story
 
 if TYPE_CHECKING:
     from engine.runtime.local import Progress
-    from experiments.api import Run
+    from experiments.runs import Run
 
 _Column = tuple[str, str, str]  # of the summary: name, heading, format
 _COLUMNS: tuple[_Column, ...] = (

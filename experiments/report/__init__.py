@@ -11,7 +11,7 @@ from experiments.report import figures
 from experiments.report.data import page_data
 
 if TYPE_CHECKING:
-    from experiments.api import Run
+    from experiments.runs import Run
 
 REPORT = "report.html"
 

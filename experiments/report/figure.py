@@ -17,7 +17,7 @@ from experiments.report.figures import Table, Values, counted, rates, read
 from experiments.report.text import escaped
 
 if TYPE_CHECKING:
-    from experiments.api import Run
+    from experiments.runs import Run
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a8508b", "#56b4e9", "#b87700", "#16202a", "#8a95a0")
 _RATES = ("ctr", "cvr", "cpc_micros", "cpm_micros", "cpa_micros", "roas", "win_rate", "impression_share", "score")

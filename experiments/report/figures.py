@@ -19,7 +19,7 @@ from experiments.config import RunConfig, load_config
 from experiments.report.bins import Bins, gather
 
 if TYPE_CHECKING:
-    from experiments.api import Run
+    from experiments.runs import Run
 
 MOST_FINE = 400
 """Bins of the charts that follow a campaign closely; none covers more than a day, so that budgets can be seen."""

@@ -20,7 +20,7 @@ from experiments.report.figures import Table
 from experiments.report.text import escaped, script_json
 
 if TYPE_CHECKING:
-    from experiments.api import Run
+    from experiments.runs import Run
 
 _NAV = (
     ("overview", "Overview"),
