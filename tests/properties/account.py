@@ -234,7 +234,8 @@ def deliver(
 def canonical(value: Any) -> Any:
     """A value of the machines as something that compares and hashes."""
     if isinstance(value, np.ndarray):
-        return value.shape, value.astype(np.int64).tobytes()
+        exact = value if value.dtype.kind == "f" else value.astype(np.int64)
+        return exact.shape, exact.tobytes()
     if isinstance(value, Mapping):
         return tuple(sorted((canonical(key), canonical(each)) for key, each in value.items()))
     if isinstance(value, frozenset):

@@ -137,7 +137,8 @@ def key(account: Account) -> Any:
         for command in decode_round(record).header["commands"]
         if command["undoes"] is not None
     ]
-    return canonical((account.tick, account.controls, pending, desk.frozen, account.optimiser.standing, moved, undone))
+    remembered = (desk.frozen, desk.parts, account.optimiser.standing, getattr(account.optimiser, "watching", None))
+    return canonical((account.tick, account.controls, pending, remembered, moved, undone))
 
 
 @dataclass
