@@ -13,7 +13,7 @@ import engine
 from engine.actions import ROW_BITS, Flaw, Knob, Note, Proposals, Result, Source, nearest_step, no_proposals, proposals
 from engine.campaigns import Period
 from engine.errors import BadInput
-from engine.guard import EXPLANATIONS, NO_OFFER, Limits, Outcome, Reason, nearest_vector
+from engine.guard import EXPLANATIONS, NO_OFFER, Limits, Outcome, Reason, check, nearest_vector
 from engine.units import MAX_MICROS
 from tests.engine.builders import (
     BID,
@@ -636,6 +636,20 @@ def test_of_many_rows_of_one_party_the_first_stands() -> None:
     desk = desk_of()
     rows = [wish(BID + 1 + place) for place in range(40)]
     assert answer(desk, *rows) == [YES] + [no(Reason.SECOND_CHANGE)] * 39
+
+
+def test_of_two_parties_many_rows_the_first_of_the_first_stands() -> None:
+    desk = desk_of()
+    rows = [wish(BID + 1 + place, source=(Source.POLICY, Source.RULE)[place % 2]) for place in range(60)]
+    expected = [no(Reason.SECOND_CHANGE)] * 60
+    expected[1] = YES
+    assert answer(desk, *rows) == expected
+
+
+def test_without_a_past_nothing_happened_before() -> None:
+    campaigns = campaign_set()
+    judgement = check(campaigns, controls(campaigns), wish(1_250_000), mandated(campaigns), sequence=1, tick=0)
+    assert answers(judgement) == [YES]
 
 
 def test_one_change_each_for_knobs_of_many_campaigns() -> None:

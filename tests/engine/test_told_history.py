@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from engine.actions import ROW_BITS, Knob, Proposals
+import numpy as np
+
+from agents.scripted import Scripted
+from engine.actions import ROW_BITS, Knob, Proposals, Source
+from engine.optimiser import Assignment
 from engine.rollback import Blocked, History
 from tests.engine.builders import BUDGET, mandated
+from tests.engine.test_crashes import RULES
 from tests.engine.test_optimiser import CAMPAIGNS, DAY, Loop, ask, command
+from tests.properties.account import Account
 
 
 def test_the_ledger_tells_the_history_that_the_machine_had() -> None:
@@ -37,3 +43,12 @@ def test_the_ledger_tells_the_history_that_the_machine_had() -> None:
     assert History.told_by(loop.records[:2], 10).latest(0, Knob.BID) is None  # its result is not recorded yet
     loop.close()
     assert History.told_by(loop.records, 7 * DAY).latest(0, Knob.BID) == last
+
+
+def test_of_a_policy_the_ledger_tells_no_more_than_its_own_reach() -> None:
+    policy = (Assignment(Scripted({0: (ask(1_100_000),)}), np.arange(2), Source.POLICY, "policy"),)
+    account = Account.open(RULES, policy)
+    for _ in range(6):
+        account = account.hold(account.machine(policy))
+    reach = {ticks: History.told_by(account.records, 100, ticks).latest(0, Knob.BID) for ticks in (None, 100, 2)}
+    assert reach == {None: 1 << ROW_BITS, 100: 1 << ROW_BITS, 2: None}
