@@ -124,6 +124,8 @@ class Limits:
         Ticks in 24 hours: how long a person's hold, a cooldown and the account's window last; 0 for none of them.
     exposure:
         int64[n], ppm by which a mandate lets a campaign's exposure rise in one round; None: no mandate narrows it.
+    delay_horizon:
+        Ticks after a change until its conversions count for its watch; None: a day.
     version:
         Changes with every new set of limits; an approval is bound to it.
     """
@@ -137,6 +139,7 @@ class Limits:
     account_member: Bool
     day: int = 0
     exposure: Int64 | None = None
+    delay_horizon: int | None = None
     version: int = 1
 
     @classmethod

@@ -34,6 +34,7 @@ from engine.policy import Policy, View
 from engine.rollback import History
 from engine.standing import Standing
 from engine.units import Bool, Int64, TickGrid
+from engine.watch import Event, Told, Watching, WatchLimits, slot_of
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class OptimiserState:
     round: Approved
     desk: DeskState
     standing: Standing
+    watching: Watching
 
 
 class OptimiserMachine:
@@ -91,24 +93,28 @@ class OptimiserMachine:
         state: OptimiserState | None = None,
     ) -> None:
         self._campaigns = campaigns
+        self._grid = grid
         self._limits = limits
         self._assignments = assignments
         self._history = history
         if state is None:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
-            state = OptimiserState(
-                memories, 0, Approved.nothing(), DeskState.initial(), Standing.initial(len(campaigns))
-            )
+            n = len(campaigns)
+            beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n)
+            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings)
         self._memories = list(state.memories)
         self._sequence = state.sequence
         self._round = state.round
         self._standing = state.standing
+        self._watching = state.watching
+        self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
 
     @property
     def state(self) -> OptimiserState:
         """What it knows now; nothing in it changes later."""
-        return OptimiserState(tuple(self._memories), self._sequence, self._round, self._desk.state, self._standing)
+        memories = tuple(self._memories)
+        return OptimiserState(memories, self._sequence, self._round, self._desk.state, self._standing, self._watching)
 
     @property
     def sequence(self) -> int:
@@ -134,28 +140,51 @@ class OptimiserMachine:
         return Commit(kind, tick, body)
 
     def _decide(self, view: View, commands: tuple[Command, ...], results: NDArray[Any]) -> list[OptimiserInstruction]:
-        self._take_results(view.tick, results)
+        watched = self._take_results(view.tick, results)
         self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
         requests = self._desk.serve(view, commands, self._history, self._limits.version)
-        judgement = self._judge(view, requests, self._ask(view))
+        verdicts, inverses = self._watch(view)
+        judgement = self._judge(view, requests, inverses + self._ask(view))
         self._desk.take(view.tick, judgement, self._limits.version)
         told = [request.told() for request in answered(requests, judgement)]
-        header = {"limits_version": self._limits.version, "frozen": self._desk.frozen, "commands": told}
+        header = {
+            "limits_version": self._limits.version,
+            "frozen": self._desk.frozen,
+            "commands": told,
+            "watches": [each.told() for each in watched + verdicts],
+        }
         commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results))
         self._round = judgement.approved
         answers = [Answer(view.tick, tuple(told))] if told else []
         return [commit, Dispatch(judgement.approved), *answers]
 
-    def _take_results(self, tick: int, results: NDArray[Any]) -> None:
-        """Learn what became of the last round, row by row."""
+    def _take_results(self, tick: int, results: NDArray[Any]) -> list[Told]:
+        """Learn what became of the last round, row by row; what is told of the watches that open and end by it."""
         rows = self._round.rows
         if len(results) != len(rows):
             raise ValueError(f"{len(results)} results arrived for the {len(rows)} rows of round {rows.round}")
-        self._history.take(tick, rows, results, self._desk.undoing)
+        undoing = {**self._watching.undoing, **self._desk.undoing}
+        self._history.take(tick, rows, results, undoing)
         applied = rows.take(results == Result.APPLIED)
         mandated = in_mandate(applied, self._limits, tick)
         self._standing = self._standing.after(tick, applied, mandated, self._limits.day)
         self._round = Approved.nothing()
+        if self._watch_limits is None:
+            return []
+        self._watching, told = self._watching.after(applied, mandated, undoing, self._campaigns.market)
+        for each in told:
+            if each.event is Event.OPENED:
+                self._history.keep(each.campaign, each.knob, each.action, tick)
+        return told
+
+    def _watch(self, view: View) -> tuple[list[Told], list[Proposals]]:
+        """Show the watches the view: what is told of their verdicts, and the rows that take changes back."""
+        limits = self._watch_limits
+        if limits is None:
+            return [], []
+        seen = self._watching.seen(view, slot_of(self._grid, view.tick), limits)
+        self._watching, told, inverses = seen.judged(view.controls, self._history, limits)
+        return told, inverses
 
     def _ask(self, view: View) -> list[Proposals]:
         """Every policy's proposals, naming campaigns by their position in the run and their knobs' source."""

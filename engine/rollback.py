@@ -1,8 +1,7 @@
 """Taking an applied action back: the history of what was applied, and the inverse of an action.
 
 A rollback restores the recorded value, once per action, last in first out, a vector as a whole, and never over a later
-change by a person. The watch that asks for one by itself comes with the safety-guard issue; a person's command is
-served here.
+change by a person. A person's command asks for one (`engine.people`), or a watch (`engine.watch`).
 """
 
 from __future__ import annotations
@@ -57,6 +56,7 @@ class History:
         self._policy_ticks = ticks if policy_ticks is None else policy_ticks
         self._recent: deque[tuple[int, Actions]] = deque()  # rounds with all their rows
         self._older: deque[tuple[int, Actions]] = deque()  # rounds without those of policies
+        self._watched: dict[int, int] = {}  # rows of policies' actions that stay as long as others' -> likewise
         self._undone: dict[int, int] = {}  # first row's id of an action -> the tick at which it was rolled back
 
     def record(self, tick: int, applied: Actions) -> None:
@@ -65,12 +65,22 @@ class History:
             self._recent.append((tick, applied))
         while self._recent and self._recent[0][0] < tick - self._policy_ticks:
             at, rows = self._recent.popleft()
-            rows = rows.take(rows.source != Source.POLICY)
+            watched = np.isin(rows.action, list(self._watched)) if self._watched else False
+            rows = rows.take((rows.source != Source.POLICY) | watched)
             if len(rows):
                 self._older.append((at, rows))
         while self._older and self._older[0][0] < tick - self._ticks:
             self._older.popleft()
-        self._undone = {action: at for action, at in self._undone.items() if at >= tick - self._ticks}
+        self._watched, self._undone = (
+            {action: at for action, at in known.items() if at >= tick - self._ticks}
+            for known in (self._watched, self._undone)
+        )
+
+    def keep(self, campaign: int, knob: Knob, action: int, tick: int) -> None:
+        """Keep an action of the last rounds in reach as long as others', though it is a policy's: it is watched."""
+        step = next((step for step in self._steps(campaign, knob) if step.first == action), None)
+        if step is not None:
+            self._watched |= dict.fromkeys(step.rows.action.tolist(), tick)
 
     @classmethod
     def told_by(cls, records: Iterable[Record], ticks: int, policy_ticks: int | None = None) -> Self:
@@ -86,8 +96,13 @@ class History:
                 history.take(record.tick, intents, told.results, undoing)
             if record.kind is RecordKind.ROUND:
                 intents = told.intents(record.sequence)
-                undone = [command for command in told.header["commands"] if command["undoes"] is not None]
-                undoing = {(command["campaign"], Knob(command["knob"])): command["undoes"] for command in undone}
+                watches, commands = told.header["watches"], told.header["commands"]
+                for watch in watches:
+                    if watch["event"] == "opened":
+                        history.keep(watch["campaign"], Knob(watch["knob"]), watch["action"], record.tick)
+                undone = [(watch, watch["action"]) for watch in watches if watch["event"] == "rolls_back"]
+                undone += [(command, command["undoes"]) for command in commands if command["undoes"] is not None]
+                undoing = {(asked["campaign"], Knob(asked["knob"])): action for asked, action in undone}
         return history
 
     def take(self, tick: int, rows: Actions, results: NDArray[Any], undoing: Mapping[tuple[int, Knob], int]) -> None:
