@@ -166,8 +166,9 @@ class OptimiserMachine:
         undoing = {**self._watching.undoing, **self._desk.undoing}
         self._history.take(tick, rows, results, undoing)
         applied = rows.take(results == Result.APPLIED)
-        mandated = in_mandate(applied, self._limits, tick)
-        self._standing = self._standing.after(tick, applied, mandated, self._limits.day)
+        judged_at = self._standing.last_seen  # mandates, holds and cooldowns go by the round's own boundary
+        mandated = in_mandate(applied, self._limits, judged_at)
+        self._standing = self._standing.after(judged_at, applied, mandated, self._limits.day)
         self._round = Approved.nothing()
         if self._watch_limits is None:
             return []

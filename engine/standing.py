@@ -75,6 +75,11 @@ class Standing:
         cool_until[undone[0], undone[1]] = tick + days * day
         return replace(self, changed_at=changed_at, edited_at=edited_at, rollbacks=rollbacks, cool_until=cool_until)
 
+    @property
+    def last_seen(self) -> int:
+        """The tick of the last boundary."""
+        return self.trail[-1][0] if self.trail else NEVER
+
     def a_day_ago(self, controls: ControlState) -> Int64:
         """The scalars in force a day before the last boundary seen, or at the first one; int64[n, 2]."""
         return self.trail[0][1] if self.trail else controls.scalar

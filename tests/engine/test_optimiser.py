@@ -637,3 +637,20 @@ def test_an_unknown_person_and_a_missing_role_get_a_refusal_in_the_ledger() -> N
     )
     assert refused == ["needs_role_approver", "unknown_person", "needs_role_operator"]
     assert loop.go(command("approve", "d", by="ann")) == ["approved"]
+
+
+def test_a_step_on_a_mandates_last_tick_is_inside_it_and_starts_no_cooldown() -> None:
+    limits = replace(Limits.of(CAMPAIGNS).with_mandate(EVERYBODY, (Knob.BID,), until=3), day=DAY)
+    loop = Loop({3: (ask(1_100_000),), 4: (ask(1_150_000),)}, limits)
+    loop.go(to=4)
+    assert loop.told == [("NEEDS_APPROVAL", "OUTSIDE_MANDATE")]
+
+
+def test_a_persons_hold_is_counted_from_the_boundary_of_the_edit() -> None:
+    limits = replace(Limits.of(CAMPAIGNS).with_mandate(EVERYBODY, (Knob.BID,)), day=DAY)
+    loop = Loop({tick: (ask(1_150_000),) for tick in (2 + DAY - 1, 2 + DAY)}, limits)
+    loop.go(command("edit", values=(1_100_000,)), to=2)
+    loop.go(to=2 + DAY - 1)
+    assert loop.told == [("REFUSED", "PERSONS_HOLD")]
+    loop.go()
+    assert loop.told == [("APPROVED", "NONE")]
