@@ -16,7 +16,8 @@ from experiments import api
 from experiments.api import Run, Runner
 from tests.scenarios import AUCTIONS, BINS, SIMULATION, config, write_auctions, write_bins
 
-settings.register_profile("nightly", print_blob=True)  # `make nightly` chooses it: longer searches, other draws each time
+# `make nightly` chooses it: longer searches, other draws each time
+settings.register_profile("nightly", print_blob=True)
 
 
 def _ray(shards: int, campaigns_per_actor: int | None = None) -> Runner:
