@@ -224,7 +224,8 @@ class Recorder:
         self.cut()
         joined = _Table(self._folder / "metrics.parquet", METRICS, self._rehearsal)
         for part in sorted(name for name in self._segments if name.startswith("metrics/")):
-            joined.add(pq.read_table(self._folder / part))
+            for rows in pq.ParquetFile(self._folder / part, memory_map=True).iter_batches(use_threads=False):
+                joined.add(pa.Table.from_batches([rows]))
         joined.close(self.tick)
 
     def _record(self, name: str, schema: pa.Schema, parts: Sequence[Any], columns: Any) -> None:
