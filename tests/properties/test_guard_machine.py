@@ -29,6 +29,8 @@ from tests.engine.builders import BID, BUDGET, campaign_set, controls
 from tests.properties.account import Account, Rules, canonical
 from tests.properties.invariants import check_all, whole_ledger
 
+pytestmark = pytest.mark.slow
+
 CAMPAIGNS = campaign_set((1, 2, 3))
 DAY = 24
 GRID = TickGrid(datetime(2026, 3, 2), 60, 400 * DAY)

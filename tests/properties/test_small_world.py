@@ -37,6 +37,8 @@ from tests.properties.account import Account, Rules, canonical
 from tests.properties.invariants import check_all, whole_ledger
 from tests.rehearsals import At, Crash
 
+pytestmark = pytest.mark.slow
+
 CAMPAIGNS = replace(campaign_set((1, 1)), markets=("one", "two"), market=np.array([0, 1]))
 BOTH = np.arange(2)
 DAY = 1  # ticks
