@@ -87,6 +87,7 @@ class Streams:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "poisson"])
 @pytest.mark.parametrize("days", [1, 7, 14])
 def test_looking_at_every_block_at_most_5_percent_of_harmless_changes_are_rolled_back(kind: str, days: int) -> None:

@@ -26,6 +26,8 @@ from experiments import api
 from tests.experiments.cli_runs import Told, call
 from tests.scenarios import SIMULATION, config
 
+pytestmark = pytest.mark.slow
+
 PEOPLE = {"ann": ["approver"], "oli": ["operator"], "sam": ["approver"]}
 WISHES = [
     {

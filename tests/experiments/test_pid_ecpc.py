@@ -23,6 +23,8 @@ from experiments.studies.pid_ecpc.run import CONFIG, ROUNDS, study
 from sim.logs.ipinyou_auctions import VALUES
 from tests.scenarios import DATA
 
+pytestmark = pytest.mark.slow
+
 PUBLISHED = DATA / "ipinyou_1458"
 
 

@@ -11,6 +11,8 @@ from experiments import api
 from tests.conftest import EVERY_JOB, Stage
 from tests.scenarios import TICKS, config
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_runner_tells_the_same_to_the_byte(runner: Stage, reference: Stage) -> None:
     for job in runner.jobs:

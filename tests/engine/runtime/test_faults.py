@@ -25,6 +25,8 @@ from tests.experiments.cli_runs import Told, run
 from tests.rehearsals import Crash, Rehearsed, begin, small
 from tests.scenarios import write_config
 
+pytestmark = pytest.mark.slow
+
 EVERY = 4
 CHANGES = {"decision_every": 5}
 
