@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.actions import Actions, Approved, Knob, Result
 from engine.errors import BadInput
-from engine.units import PPM, Bool, Int64, equal_shares
+from engine.units import Bool, Int64, equal_shares
 
 SCALARS = (Knob.BID, Knob.BUDGET)
 
@@ -240,11 +239,3 @@ def after(cell_start: Int64, state: ControlState, rows: Actions) -> ControlState
         anchor = anchor.copy()
         anchor[campaign[moves], knob[moves]] = rows.new[moves]
     return ControlState(scalar, anchor, weights, paused, version)
-
-
-def check_weights(weights: Int64, cell_start: Int64) -> None:
-    """Refuse creative weights that are negative or do not sum to 1,000,000 per campaign."""
-    for start, end in pairwise(cell_start):
-        shares = weights[start:end]
-        if shares.min() < 0 or shares.sum() != PPM:
-            raise BadInput(f"creative weights (={shares.tolist()}) must be >= 0 and sum to {PPM} ppm: scale them")

@@ -115,14 +115,6 @@ class Proposal(Model):
     value_micros: Micros | None = None
     creatives: dict[str, Ratio] | None = None
 
-    def wanted(self, in_force: int) -> int:
-        """The value in micros that a scalar proposal asks for, given the one in force; rounded down."""
-        if self.change is not None:
-            return int(in_force * (1 + self.change))
-        if self.value_micros is None:
-            raise ValueError(f"proposal (={self.campaign!r}) must be about a bid or a budget: read its creatives")
-        return self.value_micros
-
 
 class Target(Model):
     """One knob of one campaign."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.actions import Approved, Knob, Proposals, Result, Source, proposals
-from engine.campaigns import ControlState, after, check_weights, value_in_force
+from engine.campaigns import ControlState, after, value_in_force
 from engine.errors import BadInput
 from engine.policy import View
 from engine.units import Int64
@@ -151,17 +151,6 @@ def test_ids_are_unique_and_sorted(ids: tuple[str, str]) -> None:
 def test_every_campaign_has_a_creative(cell_start: list[int]) -> None:
     with pytest.raises(BadInput, match=r"^cell_start \(=.* …\) must give each of 2 campaigns one or more of the 2"):
         replace(campaign_set([1, 1]), cell_start=np.array(cell_start))
-
-
-@pytest.mark.parametrize(
-    ("weights", "bad"),
-    [([1_000_000, 500_000, 499_999], [500_000, 499_999]), ([1_000_000, -1, 1_000_001], [-1, 1_000_001])],
-)
-def test_weights_that_are_no_shares_are_refused(weights: list[int], bad: list[int]) -> None:
-    check_weights(np.array([1_000_000, 500_000, 500_000]), np.array([0, 1, 3]))
-    with pytest.raises(BadInput) as refusal:
-        check_weights(np.array(weights), np.array([0, 1, 3]))
-    assert str(refusal.value) == f"creative weights (={bad}) must be >= 0 and sum to 1000000 ppm: scale them"
 
 
 def test_a_stale_vector_applies_no_part_of_itself() -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from engine.errors import BadInput
 from engine.messages import CommandKind
 from experiments.config import (
-    Proposal,
     ReplayConfig,
     SimulationConfig,
     boundary_tick,
@@ -152,15 +151,6 @@ def test_values_arrive_in_the_units_of_the_engine():
     command = config.script.commands[0]
     assert (command.kind, command.target) == (CommandKind.APPROVE, ("brand", "weights"))
     assert config.script.commands[1].target == ("generic", "paused")
-
-
-@pytest.mark.parametrize(
-    ("wish", "in_force", "wanted"),
-    [({"change": "+60%"}, 1_001, 1_601), ({"change": "-25%"}, 1_000, 750), ({"value_micros": 0}, 1_000, 0)],
-)
-def test_a_scalar_proposal_names_whole_micros(wish, in_force, wanted):
-    proposal = Proposal.model_validate({"day": 1, "time": "10:00", "campaign": "a", "knob": "bid"} | wish)
-    assert proposal.wanted(in_force) == wanted
 
 
 def test_local_times_become_ticks_across_the_change_to_summer_time():

@@ -26,6 +26,7 @@ from plotly.offline import get_plotlyjs
 from engine.errors import BadInput
 from engine.events import COUNTS
 from engine.metrics import ScoreTargets, metrics
+from engine.runtime.local import LocalRunner, Progress
 from experiments import api
 from experiments.api import Run
 from experiments.report import report
@@ -494,3 +495,16 @@ def test_plotly_is_imported_on_use() -> None:
     )
     told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"
+
+
+def test_a_resumed_runs_report_is_that_of_the_undisturbed_run(tmp_path: Path) -> None:
+    def interrupt(now: Progress) -> None:
+        if now.tick == 40:
+            raise KeyboardInterrupt
+
+    undisturbed = api.simulate(config(), out=tmp_path / "undisturbed", runner=LocalRunner(checkpoint_every=8))
+    with pytest.raises(KeyboardInterrupt):
+        api.simulate(config(), out=tmp_path / "run", runner=LocalRunner(checkpoint_every=8), watch=interrupt)
+    resumed = api.resume(tmp_path / "run", runner=LocalRunner(checkpoint_every=8))
+    assert resumed.digests == undisturbed.digests
+    assert resumed.report().read_bytes() == undisturbed.report().read_bytes()
