@@ -36,7 +36,10 @@ def call(capfd: pytest.CaptureFixture[str], *arguments: object) -> Told:
 
 
 def spawn(*arguments: object, folder: Path) -> subprocess.Popen[str]:
-    """Start the installed command in a process group of its own, as a shell does."""
+    """Start the installed command in a process group of its own and heeding Ctrl-C, as an interactive shell does.
+
+    A job that a script put into the background ignores Ctrl-C, and whatever it starts inherits that.
+    """
     return subprocess.Popen(
         [BIDTWIN, *map(str, arguments)],
         cwd=folder,
@@ -44,7 +47,12 @@ def spawn(*arguments: object, folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - it sets a signal's handler and no more
     )
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(*arguments: object, folder: Path) -> Told:
