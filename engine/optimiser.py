@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import Approved, Proposals, Result, Source, no_proposals
+from engine.alerts import AlertKind, Alerts, Fingerprint
 from engine.campaigns import CampaignSet
 from engine.guard import Judgement, Limits, check, in_mandate
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
@@ -61,6 +62,7 @@ class OptimiserState:
     desk: DeskState
     standing: Standing
     watching: Watching
+    alerts: Alerts
 
 
 class OptimiserMachine:
@@ -100,13 +102,15 @@ class OptimiserMachine:
         if state is None:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
             n = len(campaigns)
-            beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n)
+            beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n), Alerts.none()
             state = OptimiserState(memories, 0, Approved.nothing(), *beginnings)
         self._memories = list(state.memories)
         self._sequence = state.sequence
         self._round = state.round
         self._standing = state.standing
         self._watching = state.watching
+        self._alerts = state.alerts
+        self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
 
@@ -114,7 +118,8 @@ class OptimiserMachine:
     def state(self) -> OptimiserState:
         """What it knows now; nothing in it changes later."""
         memories = tuple(self._memories)
-        return OptimiserState(memories, self._sequence, self._round, self._desk.state, self._standing, self._watching)
+        parts = self._desk.state, self._standing, self._watching, self._alerts
+        return OptimiserState(memories, self._sequence, self._round, *parts)
 
     @property
     def sequence(self) -> int:
@@ -140,6 +145,7 @@ class OptimiserMachine:
         return Commit(kind, tick, body)
 
     def _decide(self, view: View, commands: tuple[Command, ...], results: NDArray[Any]) -> list[OptimiserInstruction]:
+        self._alarms = []
         watched = self._take_results(view.tick, results)
         self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
         requests = self._desk.serve(view, commands, self._history, self._limits.version)
@@ -152,11 +158,18 @@ class OptimiserMachine:
             "frozen": self._desk.frozen,
             "commands": told,
             "watches": [each.told() for each in watched + verdicts],
+            "alerts": self._alarms,
         }
         commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results))
         self._round = judgement.approved
         answers = [Answer(view.tick, tuple(told))] if told else []
         return [commit, Dispatch(judgement.approved), *answers]
+
+    def _alarm(self, tick: int, about: Fingerprint, why: str, *, holds: bool) -> None:
+        """Open an alert where what it is about holds, and close it where it does not."""
+        raised = self._alerts.opened(tick, about, why) if holds else self._alerts.closed(about, why)
+        self._alerts, told = raised
+        self._alarms += told
 
     def _take_results(self, tick: int, results: NDArray[Any]) -> list[Told]:
         """Learn what became of the last round, row by row; what is told of the watches that open and end by it."""
@@ -185,6 +198,10 @@ class OptimiserMachine:
             return [], []
         seen = self._watching.seen(view, slot_of(self._grid, view.tick), limits)
         self._watching, told, inverses = seen.judged(view.controls, self._history, limits)
+        for each in told:
+            if each.event is Event.BLOCKED:
+                about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, each.campaign, each.knob)
+                self._alarm(view.tick, about, each.why, holds=True)
         return told, inverses
 
     def _ask(self, view: View) -> list[Proposals]:

@@ -1,0 +1,71 @@
+"""What a person has to know of now: open alerts, each opened and closed by an entry in a round's ledger header.
+
+There is at most one open alert per fingerprint (kind, campaign, knob); raised again while it is open it says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from engine.actions import Knob
+
+ACCOUNT_WIDE = -1
+"""The campaign of an alert that is about the whole account."""
+
+
+class AlertKind(StrEnum):
+    """What is wrong."""
+
+    ROLLBACK_BLOCKED = "rollback_blocked"
+    BREAKER_OPEN = "breaker_open"
+    LIMITS_UNREADABLE = "limits_unreadable"
+    LEASE_LOST = "lease_lost"
+    POLICY_SUSPENDED = "policy_suspended"
+    STATE_DIFFERS = "state_differs"
+
+
+class Fingerprint(NamedTuple):
+    """What an alert is about; `label` tells apart what has no campaign, such as policies."""
+
+    kind: AlertKind
+    campaign: int = ACCOUNT_WIDE
+    knob: Knob | None = None
+    label: str = ""
+
+    def told(self, event: str, why: str) -> dict[str, Any]:
+        """An entry of a round's ledger header."""
+        return {
+            "alert": self.kind.value,
+            "event": event,
+            "campaign": self.campaign,
+            "knob": None if self.knob is None else int(self.knob),
+            "label": self.label,
+            "why": why,
+        }
+
+
+@dataclass(frozen=True)
+class Alerts:
+    """The open alerts, each with the tick since when; replaced, never changed in place."""
+
+    since: Mapping[Fingerprint, int]
+
+    @classmethod
+    def none(cls) -> Alerts:
+        """Nothing is wrong."""
+        return cls({})
+
+    def opened(self, tick: int, about: Fingerprint, why: str) -> tuple[Alerts, list[dict[str, Any]]]:
+        """With an alert open, and what the ledger is told: nothing where it was open already."""
+        if about in self.since:
+            return self, []
+        return Alerts({**self.since, about: tick}), [about.told("opened", why)]
+
+    def closed(self, about: Fingerprint, why: str) -> tuple[Alerts, list[dict[str, Any]]]:
+        """With an alert closed, and what the ledger is told: nothing where it was not open."""
+        if about not in self.since:
+            return self, []
+        return Alerts({key: at for key, at in self.since.items() if key != about}), [about.told("closed", why)]
