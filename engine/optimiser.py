@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from engine.actions import Approved, Proposals, Result, Source, no_proposals
 from engine.alerts import AlertKind, Alerts, Fingerprint
-from engine.campaigns import CampaignSet
+from engine.campaigns import CampaignSet, ControlState, after
+from engine.differing import Place, differing, restoring, values
 from engine.guard import Judgement, Limits, check, in_mandate
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
 from engine.messages import (
@@ -55,7 +56,10 @@ class Assignment:
 
 @dataclass(frozen=True)
 class OptimiserState:
-    """What an `OptimiserMachine` knows between two messages, but for the history, which the ledger tells."""
+    """What an `OptimiserMachine` knows between two messages, but for the history, which the ledger tells.
+
+    `recorded` are the controls that must be in force, as far as results came back; None before the first message.
+    """
 
     memories: tuple[Any, ...]
     sequence: int
@@ -64,6 +68,7 @@ class OptimiserState:
     standing: Standing
     watching: Watching
     alerts: Alerts
+    recorded: ControlState | None = None
 
 
 class OptimiserMachine:
@@ -111,6 +116,7 @@ class OptimiserMachine:
         self._standing = state.standing
         self._watching = state.watching
         self._alerts = state.alerts
+        self._recorded = state.recorded
         self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
@@ -119,7 +125,7 @@ class OptimiserMachine:
     def state(self) -> OptimiserState:
         """What it knows now; nothing in it changes later."""
         memories = tuple(self._memories)
-        parts = self._desk.state, self._standing, self._watching, self._alerts
+        parts = self._desk.state, self._standing, self._watching, self._alerts, self._recorded
         return OptimiserState(memories, self._sequence, self._round, *parts)
 
     @property
@@ -131,6 +137,7 @@ class OptimiserMachine:
         """Take one message; its instructions are to be carried out in order."""
         match message:
             case Open(view, header):
+                self._recorded = view.controls
                 body = opening_body(header, self._campaigns.cell_start, view.controls)
                 return [self._commit(RecordKind.OPENING, view.tick, body)]
             case Boundary(view, commands, results):
@@ -151,7 +158,8 @@ class OptimiserMachine:
         self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
         requests = self._desk.serve(view, commands, self._history, self._limits.version)
         verdicts, inverses = self._watch(view)
-        judgement = self._judge(view, requests, inverses + self._ask(view))
+        restored = self._restore(view)
+        judgement = self._judge(view, requests, restored + inverses + self._ask(view))
         self._desk.take(view.tick, judgement, self._limits.version)
         told = [request.told() for request in answered(requests, judgement)]
         header = {
@@ -180,6 +188,8 @@ class OptimiserMachine:
         undoing = {**self._watching.undoing, **self._desk.undoing}
         self._history.take(tick, rows, results, undoing)
         applied = rows.take(results == Result.APPLIED)
+        if self._recorded is not None:
+            self._recorded = after(self._campaigns.cell_start, self._recorded, applied)
         judged_at = self._standing.last_seen  # mandates, holds and cooldowns go by the round's own boundary
         mandated = in_mandate(applied, self._limits, judged_at)
         self._standing = self._standing.after(judged_at, applied, mandated, self._limits.day)
@@ -204,6 +214,25 @@ class OptimiserMachine:
                 about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, each.campaign, each.knob)
                 self._alarm(view.tick, about, each.why, holds=True)
         return told, inverses
+
+    def _restore(self, view: View) -> list[Proposals]:
+        """Hold the view against the record: alerts where it differs, and the rows that restore what it says."""
+        recorded = view.controls if self._recorded is None else self._recorded
+        places = differing(self._campaigns, recorded, view.controls)
+        known = [about for about in self._alerts.since if about.kind is AlertKind.STATE_DIFFERS]
+        for about in known:
+            if (about.campaign, about.knob) not in places:
+                self._alarm(view.tick, about, "", holds=False)
+        rows = [self._differs(view, recorded, place) for place in places]
+        return [each for each in rows if each is not None]
+
+    def _differs(self, view: View, recorded: ControlState, place: Place) -> Proposals | None:
+        """Raise the alarm, and restore the value unless a rollback of it is asked for anyway."""
+        was, found = (values(self._campaigns, each, place).tolist() for each in (recorded, view.controls))
+        self._alarm(view.tick, Fingerprint(AlertKind.STATE_DIFFERS, *place), f"{found} is not {was}", holds=True)
+        if place in self._watching.undoing:
+            return None
+        return restoring(self._campaigns, recorded, view.controls, place)
 
     def _ask(self, view: View) -> list[Proposals]:
         """Every policy's proposals, naming campaigns by their position in the run and their knobs' source."""

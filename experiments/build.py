@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -239,7 +240,11 @@ def _response(config: SimulationConfig, campaigns: CampaignSet) -> Response:
 
 
 def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits:
-    limits = replace(Limits.of(campaigns, config.account.budget_micros), day=DAY_MINUTES // grid.tick_minutes)
+    limits = replace(
+        Limits.of(campaigns, config.account.budget_micros),
+        day=DAY_MINUTES // grid.tick_minutes,
+        delay_horizon=math.ceil(config.delay_horizon_hours * 60 / grid.tick_minutes),
+    )
     for mandate in config.mandates:
         until = None if mandate.until_day is None else int(np.flatnonzero(grid.day < mandate.until_day)[-1])
         knobs = tuple(Knob[knob.upper()] for knob in mandate.knobs)

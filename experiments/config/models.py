@@ -83,6 +83,7 @@ class _Common(Model):
     policies: tuple[PolicySpec, ...] = ()
     mandates: tuple[Mandate, ...] = ()
     limits: HardLimits
+    delay_horizon_hours: Annotated[float, Field(gt=0, le=720)] = 24
     approver: Literal["none", "scripted"] = "none"
     people: dict[Id, Annotated[tuple[Literal["approver", "operator"], ...], Field(min_length=1)]] = Field(
         default_factory=dict
