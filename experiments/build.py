@@ -34,6 +34,7 @@ from sim.logs.rejects import Rejects
 from sim.replay import AuctionReplayFactory, IntervalReplayFactory
 from sim.response import Response
 from sim.traffic import Traffic
+from sim.twin import Twin
 from sim.world import WorldFactory
 
 _ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record")
@@ -43,17 +44,25 @@ _ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record")
 def simulation(config: SimulationConfig) -> Plan:
     """The plan of a run in a simulated world."""
     campaigns = campaign_set(config)
-    grid = config.grid
-    world = WorldFactory(
+    world = _world(config, campaigns)
+    return _simulated(config, campaigns, world, world)
+
+
+def _simulated(config: SimulationConfig, campaigns: CampaignSet, world: WorldFactory, source: Any) -> Plan:
+    """A plan over a configured world, or over what was recorded of it; either way the world has a twin."""
+    return replace(plan(config, campaigns, _controls(config, campaigns), config.grid, source), trial=Twin(world))
+
+
+def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
+    return WorldFactory(
         campaigns=campaigns,
-        grid=grid,
+        grid=config.grid,
         seed=config.seed,
         markets=tuple(_market(config, name) for name in campaigns.markets),
         response=_response(config, campaigns),
         record_events="events" in config.record,
         record_opportunities="opportunities" in config.record,
     )
-    return plan(config, campaigns, _controls(config, campaigns), grid, world)
 
 
 def recorded(config: SimulationConfig, log: Path) -> tuple[Plan, Rejects]:
@@ -71,7 +80,7 @@ def recorded(config: SimulationConfig, log: Path) -> tuple[Plan, Rejects]:
         opportunities=opportunities,
         first_price=tuple(config.markets[name].auction == "first_price" for name in campaigns.markets),
     )
-    return plan(config, campaigns, _controls(config, campaigns), config.grid, replayed), rejects
+    return _simulated(config, campaigns, _world(config, campaigns), replayed), rejects
 
 
 def replay(config: ReplayConfig, log: Path) -> tuple[Plan, Rejects]:

@@ -139,7 +139,7 @@ class Switch(Model):
 
 
 class CommandSpec(Model):
-    """What a person does at a time: exactly one of these; a freeze is of the whole account."""
+    """What a person does at a time: exactly one of these; freezes and the breaker are of the whole account."""
 
     day: Day
     time: TimeOfDay
@@ -152,6 +152,7 @@ class CommandSpec(Model):
     resume: Switch | None = None
     freeze: Literal["account"] | None = None
     unfreeze: Literal["account"] | None = None
+    close_breaker: Literal["account"] | None = None
 
     @property
     def orders(self) -> dict[CommandKind, Target | Edit | Switch | Literal["account"]]:
