@@ -128,11 +128,11 @@ def predicted_by_record(
     """
     spend, budget = per_day[campaign], state.budget[campaign]
     change = np.full(len(campaign), UNKNOWN, dtype=np.int64)
-    bid = knob == Knob.BID
-    factor = (wanted / np.maximum(old, 1)) ** SPEND_PER_BID
-    by_bid = np.floor(spend * np.abs(factor - 1)).astype(np.int64)
-    room = np.where(daily[campaign] & (wanted > old), np.maximum(budget - spend, 0), by_bid)
-    change[bid] = np.minimum(by_bid, room)[bid]
+    bid = np.flatnonzero(knob == Knob.BID)
+    factor = (wanted[bid] / np.maximum(old[bid], 1)) ** SPEND_PER_BID
+    by_bid = np.floor(spend[bid] * np.abs(factor - 1)).astype(np.int64)
+    capped = daily[campaign[bid]] & (wanted[bid] > old[bid])
+    change[bid] = np.where(capped, np.minimum(by_bid, np.maximum(budget - spend, 0)[bid]), by_bid)
     of_budget = (knob == Knob.BUDGET) & daily[campaign]
     binds = 10 * spend >= 9 * old
     by_budget = np.where(wanted > old, np.where(binds, wanted - old, 0), np.maximum(spend - wanted, 0))

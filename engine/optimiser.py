@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.actions import Actions, Approved, Knob, Proposals, Result, Source, no_proposals
 from engine.alerts import AlertKind, Alerts, Fingerprint
 from engine.campaigns import CampaignSet, ControlState, after
-from engine.guard import MOST_CAMPAIGNS, Judgement, Limits, Outcome, check, in_mandate
+from engine.guard import MOST_CAMPAIGNS, Judgement, Limits, Outcome, Reason, check, in_mandate
 from engine.impact import Evidence, Spending
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
 from engine.messages import (
@@ -162,6 +162,7 @@ class OptimiserMachine:
         verdicts, inverses = self._watch(view)
         judgement = self._judge(view, requests, inverses + self._ask(view))
         self._desk.take(view.tick, judgement, self._limits.version)
+        self._tell_blocked(view.tick, judgement)
         told = [request.told() for request in answered(requests, judgement)]
         header = {
             "limits_version": self._limits.version,
@@ -190,6 +191,20 @@ class OptimiserMachine:
                 self._alarm(view.tick, about, f"closed by {by}", holds=False)
         return requests
 
+    def _tell_blocked(self, tick: int, judgement: Judgement) -> None:
+        """Open an alert for every rollback that the guard refuses: the value is not the recorded one."""
+        rows = judgement.proposals
+        for place in np.flatnonzero((rows.source == Source.ROLLBACK) & (judgement.outcome == Outcome.REFUSED)):
+            about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, int(rows.campaign[place]), Knob(int(rows.knob[place])))
+            self._alarm(tick, about, Reason(judgement.reason[place]).name.lower(), holds=True)
+
+    def _settle_blocked(self, tick: int, applied: Actions) -> None:
+        """Close the alert of a blocked rollback once a person, or a rollback after all, has set the knob."""
+        rows = applied.take(applied.source <= Source.ROLLBACK)
+        for campaign, knob in zip(rows.campaign.tolist(), rows.knob.tolist(), strict=True):
+            about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, campaign, Knob(knob))
+            self._alarm(tick, about, "the knob was set", holds=False)
+
     def _alarm(self, tick: int, about: Fingerprint, why: str, *, holds: bool) -> None:
         """Open an alert where what it is about holds, and close it where it does not."""
         raised = self._alerts.opened(tick, about, why) if holds else self._alerts.closed(about, why)
@@ -205,6 +220,7 @@ class OptimiserMachine:
         undone = self._undone(rows, results, undoing)
         self._history.take(tick, rows, results, undoing)
         applied = rows.take(results == Result.APPLIED)
+        self._settle_blocked(tick, applied)
         judged_at = self._standing.last_seen  # mandates, holds and cooldowns go by the round's own boundary
         mandated = in_mandate(applied, self._limits, judged_at)
         self._standing = self._standing.after(judged_at, applied, mandated, self._limits.day)

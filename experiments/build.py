@@ -18,7 +18,7 @@ from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.errors import BadInput
-from engine.guard import Limits
+from engine.guard import Limits, Window
 from engine.messages import ACCOUNT, Command, Role
 from engine.optimiser import Assignment
 from engine.policy import Policy
@@ -248,7 +248,11 @@ def _response(config: SimulationConfig, campaigns: CampaignSet) -> Response:
 
 
 def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits:
-    limits = replace(Limits.of(campaigns, config.account.budget_micros), day=DAY_MINUTES // grid.tick_minutes)
+    limits = replace(
+        Limits.of(campaigns, config.account.budget_micros),
+        day=DAY_MINUTES // grid.tick_minutes,
+        windows=tuple(_window(each, grid) for each in config.windows),
+    )
     for mandate in config.mandates:
         until = None if mandate.until_day is None else int(np.flatnonzero(grid.day < mandate.until_day)[-1])
         knobs = tuple(Knob[knob.upper()] for knob in mandate.knobs)
@@ -256,6 +260,11 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
             _members(config, campaigns, mandate.campaigns), knobs, mandate.band, until, _cap(mandate)
         )
     return limits
+
+
+def _window(spec: settings.Window, grid: TickGrid) -> Window:
+    ticks = max(spec.hours * 60 // grid.tick_minutes, 1)
+    return Window(Knob[spec.knob.upper()], ticks, round(spec.max_rise * PPM))
 
 
 def _cap(mandate: settings.Mandate) -> int | None:

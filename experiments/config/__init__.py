@@ -45,6 +45,7 @@ from experiments.config.steering import (
     Switch,
     Target,
     TrafficAwarePi,
+    Window,
 )
 from experiments.config.values import nearest
 from experiments.config.world import (
@@ -151,6 +152,7 @@ __all__ = [
     "Target",
     "Traffic",
     "TrafficAwarePi",
+    "Window",
     "boundary_tick",
     "limits_of",
     "load_config",

@@ -102,6 +102,14 @@ class Mandate(Model):
     exposure_cap: Ratio | None = None
 
 
+class Window(Model):
+    """A net limit of automatic rises: within so many hours a knob rises by at most `max_rise` of what it was."""
+
+    knob: Literal["bid", "budget"]
+    hours: Annotated[int, Field(ge=1, le=24)] = 24
+    max_rise: Ratio
+
+
 class Proposal(Model):
     """A change the scripted proposer wants: a scalar by `change` or to `value_micros`, or the shares of `creatives`."""
 
