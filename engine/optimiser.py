@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, assert_never
 
 import numpy as np
@@ -33,21 +34,33 @@ from engine.messages import (
 from engine.people import Desk, DeskState, Request, answered
 from engine.policy import Policy, View
 from engine.rollback import History
+from engine.shield import SUSPENDED_AFTER, Clipped, Shield, shielded
 from engine.standing import Standing
-from engine.units import Bool, Int64, TickGrid
+from engine.units import Int64, TickGrid
 from engine.watch import Event, Told, Watching, WatchLimits, slot_of
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A policy, the campaigns it is responsible for (ascending positions), and in whose name it proposes."""
+    """A policy, the campaigns it is responsible for (ascending positions), and in whose name it proposes.
+
+    clip:
+        Whether values that the guard refuses are taken to its offer, and the policy is suspended when it was out of
+        range too often in a row (`engine.shield`); otherwise they stay refused.
+    fallback:
+        Who proposes from then on; None: nobody.
+    """
 
     policy: Policy
     members: Int64
     source: Source
     name: str
+    clip: bool = False
+    fallback: Assignment | None = None
 
     def __post_init__(self) -> None:
+        if self.fallback is not None and not self.clip:
+            raise ValueError(f"fallback of {self.name} must be None: only a policy that is clipped is suspended")
         if self.source not in {Source.RULE, Source.SCRIPT, Source.POLICY}:
             raise ValueError(f"source (={self.source.name}) of a policy must be RULE, SCRIPT or POLICY: people command")
 
@@ -63,6 +76,7 @@ class OptimiserState:
     standing: Standing
     watching: Watching
     alerts: Alerts
+    shield: Shield
 
 
 class OptimiserMachine:
@@ -103,13 +117,15 @@ class OptimiserMachine:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
             n = len(campaigns)
             beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n), Alerts.none()
-            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings)
+            shield = Shield.initial(len(assignments))
+            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, shield)
         self._memories = list(state.memories)
         self._sequence = state.sequence
         self._round = state.round
         self._standing = state.standing
         self._watching = state.watching
         self._alerts = state.alerts
+        self._shield = state.shield
         self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
@@ -118,7 +134,7 @@ class OptimiserMachine:
     def state(self) -> OptimiserState:
         """What it knows now; nothing in it changes later."""
         memories = tuple(self._memories)
-        parts = self._desk.state, self._standing, self._watching, self._alerts
+        parts = self._desk.state, self._standing, self._watching, self._alerts, self._shield
         return OptimiserState(memories, self._sequence, self._round, *parts)
 
     @property
@@ -150,7 +166,8 @@ class OptimiserMachine:
         self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
         requests = self._desk.serve(view, commands, self._history, self._limits.version)
         verdicts, inverses = self._watch(view)
-        judgement = self._judge(view, requests, inverses + self._ask(view))
+        asked = self._ask(view)
+        judgement, clipped = self._judge(view, requests, inverses, asked)
         self._desk.take(view.tick, judgement, self._limits.version)
         told = [request.told() for request in answered(requests, judgement)]
         header = {
@@ -160,7 +177,7 @@ class OptimiserMachine:
             "watches": [each.told() for each in watched + verdicts],
             "alerts": self._alarms,
         }
-        commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results))
+        commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results, clipped))
         self._round = judgement.approved
         answers = [Answer(view.tick, tuple(told))] if told else []
         return [commit, Dispatch(judgement.approved), *answers]
@@ -204,35 +221,70 @@ class OptimiserMachine:
                 self._alarm(view.tick, about, each.why, holds=True)
         return told, inverses
 
-    def _ask(self, view: View) -> list[Proposals]:
-        """Every policy's proposals, naming campaigns by their position in the run and their knobs' source."""
+    def _ask(self, view: View) -> list[tuple[int, Proposals]]:
+        """Every policy's place and proposals, which name campaigns by their position in the run, and their source."""
         asked = []
-        for place, each in enumerate(self._assignments):
+        for place, own in enumerate(self._assignments):
+            each = own.fallback if self._shield.suspended[place] else own
+            if each is None:
+                continue
             seen = view.select(self._campaigns, each.members)
             rows, self._memories[place] = each.policy.propose(seen, self._memories[place])
             if len(rows):
-                asked.append(_in_the_name_of(each, rows))
+                asked.append((place, _in_the_name_of(each, rows)))
         return asked
 
-    def _judge(self, view: View, requests: list[Request], asked: list[Proposals]) -> Judgement:
+    def _judge(
+        self, view: View, requests: list[Request], inverses: list[Proposals], asked: list[tuple[int, Proposals]]
+    ) -> tuple[Judgement, Clipped]:
         """Have the guard judge everything at once: people's rows first, then the policies'."""
-        of_people = [(request.rows, request.granted) for request in requests if request.rows is not None]
-        batches = of_people + [(rows, False) for rows in asked]
-        granted: Bool = np.repeat(
-            np.array([granted for _, granted in batches], dtype=np.bool_),
-            np.array([len(rows) for rows, _ in batches], dtype=np.int64),
+        batches = [(request.rows, request.granted, False) for request in requests if request.rows is not None]
+        batches += [(rows, False, False) for rows in inverses]
+        batches += [(rows, False, self._is_clipped(place)) for place, rows in asked]
+        sizes = np.array([len(rows) for rows, _, _ in batches], dtype=np.int64)
+        granted, clips = (
+            np.repeat(np.array([batch[column] for batch in batches], dtype=np.bool_), sizes) for column in (1, 2)
         )
-        return check(
+        judge = partial(
+            check,
             self._campaigns,
             view.controls,
-            Proposals.concatenate([rows for rows, _ in batches]) if batches else no_proposals(),
-            self._limits,
+            limits=self._limits,
             sequence=self._sequence,
             tick=view.tick,
             granted=granted,
             frozen=self._desk.stopped,
             standing=self._standing,
         )
+        rows = Proposals.concatenate([rows for rows, _, _ in batches]) if batches else no_proposals()
+        done = shielded(judge, rows, clips)
+        self._count_out_of_range(view, asked, done.reasons)
+        return done.judgement, done.clipped
+
+    def _is_clipped(self, place: int) -> bool:
+        return self._assignments[place].clip and not self._shield.suspended[place]
+
+    def _count_out_of_range(self, view: View, asked: list[tuple[int, Proposals]], reasons: NDArray[np.uint8]) -> None:
+        """Suspend whoever was out of range too often in a row; `asked` are the last rows of those judged, in order."""
+        row = len(reasons) - sum(len(rows) for _, rows in asked)
+        for place, rows in asked:
+            mine = reasons[row : row + len(rows)]
+            row += len(rows)
+            if self._is_clipped(place):
+                self._shield = self._shield.after(place, rows, mine)
+                if self._shield.suspended[place]:
+                    self._suspend(view, place)
+
+    def _suspend(self, view: View, place: int) -> None:
+        """Alarm, and let the fallback begin: it sees this boundary, so that the next shows it a span of its own."""
+        own = self._assignments[place]
+        about = Fingerprint(AlertKind.POLICY_SUSPENDED, label=own.name)
+        self._alarm(view.tick, about, f"out_of_range_{SUSPENDED_AFTER}_times_in_a_row", holds=True)
+        self._memories[place] = None
+        if own.fallback is not None:
+            policy, members = own.fallback.policy, own.fallback.members
+            memory = policy.start(self._campaigns.select(members), self._grid)
+            _, self._memories[place] = policy.propose(view.select(self._campaigns, members), memory)
 
 
 def _in_the_name_of(assignment: Assignment, rows: Proposals) -> Proposals:
