@@ -219,7 +219,7 @@ def apply(cell_start: Int64, state: ControlState, approved: Approved) -> tuple[C
 
 
 def after(cell_start: Int64, state: ControlState, rows: Actions) -> ControlState:
-    """The state once rows are in force that are known to have been applied: for `apply` and the ledger's fold alone."""
+    """The state with rows in force: those known to have been applied, for `apply` and the ledger's fold, or tried."""
     if not len(rows):
         return state
     campaign, knob = rows.campaign.astype(np.int64), rows.knob.astype(np.int64)

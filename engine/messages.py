@@ -77,6 +77,7 @@ class CommandKind(StrEnum):
 
     UNFREEZE = "unfreeze"
     FREEZE = "freeze"
+    CLOSE_BREAKER = "close_breaker"
     DENY = "deny"
     APPROVE = "approve"
     ROLLBACK = "rollback"
@@ -89,7 +90,8 @@ class CommandKind(StrEnum):
 class Command:
     """A person's command about one knob of one campaign.
 
-    `id` makes it idempotent. `campaign` is a position, or ACCOUNT for a freeze of the whole account. A freeze that is
+    `id` makes it idempotent. `campaign` is a position, or ACCOUNT for a freeze of the whole account and for closing the
+    breaker. A freeze that is
     `whole` is of all knobs of its campaign; the knob means nothing there, nor in one of the account.
     `values` are those of an edit (one for a scalar, one per creative for weights). `action`
     names the action to roll back; None means the newest one on the knob.

@@ -14,16 +14,18 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.actions import Approved, Proposals, Result, Source, no_proposals
+from engine.actions import Actions, Approved, Knob, Proposals, Result, Source, no_proposals
 from engine.alerts import AlertKind, Alerts, Fingerprint
-from engine.campaigns import CampaignSet
-from engine.guard import Judgement, Limits, check, in_mandate
+from engine.campaigns import CampaignSet, ControlState, after
+from engine.guard import MOST_CAMPAIGNS, Judgement, Limits, Outcome, Reason, check, in_mandate
+from engine.impact import Evidence, Spending
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
 from engine.messages import (
     Answer,
     Boundary,
     Close,
     Command,
+    CommandKind,
     Commit,
     Dispatch,
     Open,
@@ -32,11 +34,11 @@ from engine.messages import (
     Role,
 )
 from engine.people import Desk, DeskState, Request, answered
-from engine.policy import Policy, View
+from engine.policy import Policy, Trial, View
 from engine.rollback import History
 from engine.shield import SUSPENDED_AFTER, Clipped, Shield, shielded
 from engine.standing import Standing
-from engine.units import Int64, TickGrid
+from engine.units import Bool, Int64, TickGrid
 from engine.watch import Event, Told, Watching, WatchLimits, slot_of
 
 
@@ -76,6 +78,7 @@ class OptimiserState:
     standing: Standing
     watching: Watching
     alerts: Alerts
+    spending: Spending
     shield: Shield
 
 
@@ -92,6 +95,8 @@ class OptimiserMachine:
         How long a proposal waits for a person before it expires.
     history:
         What was applied so far, as far back as it can be rolled back.
+    trial:
+        The twin in which changes outside mandates are tried; None: their impact is read off the record.
     state:
         Where another machine left; None before the first message.
     """
@@ -106,6 +111,7 @@ class OptimiserMachine:
         people: Mapping[str, frozenset[Role]],
         approval_ticks: int,
         history: History,
+        trial: Trial | None = None,
         state: OptimiserState | None = None,
     ) -> None:
         self._campaigns = campaigns
@@ -113,18 +119,20 @@ class OptimiserMachine:
         self._limits = limits
         self._assignments = assignments
         self._history = history
+        self._trial = trial
         if state is None:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
             n = len(campaigns)
             beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n), Alerts.none()
-            shield = Shield.initial(len(assignments))
-            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, shield)
+            rest = Spending.initial(n), Shield.initial(len(assignments))
+            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, *rest)
         self._memories = list(state.memories)
         self._sequence = state.sequence
         self._round = state.round
         self._standing = state.standing
         self._watching = state.watching
         self._alerts = state.alerts
+        self._spending = state.spending
         self._shield = state.shield
         self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
@@ -134,7 +142,7 @@ class OptimiserMachine:
     def state(self) -> OptimiserState:
         """What it knows now; nothing in it changes later."""
         memories = tuple(self._memories)
-        parts = self._desk.state, self._standing, self._watching, self._alerts, self._shield
+        parts = self._desk.state, self._standing, self._watching, self._alerts, self._spending, self._shield
         return OptimiserState(memories, self._sequence, self._round, *parts)
 
     @property
@@ -164,11 +172,13 @@ class OptimiserMachine:
         self._alarms = []
         watched = self._take_results(view.tick, results)
         self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
-        requests = self._desk.serve(view, commands, self._history, self._limits.version)
+        self._spending = self._spending.seen(view.tick, view.lifetime, self._limits.day)
+        requests = self._serve(view, commands)
         verdicts, inverses = self._watch(view)
         asked = self._ask(view)
         judgement, clipped = self._judge(view, requests, inverses, asked)
         self._desk.take(view.tick, judgement, self._limits.version)
+        self._tell_blocked(view.tick, judgement)
         told = [request.told() for request in answered(requests, judgement)]
         header = {
             "limits_version": self._limits.version,
@@ -176,11 +186,40 @@ class OptimiserMachine:
             "commands": told,
             "watches": [each.told() for each in watched + verdicts],
             "alerts": self._alarms,
+            "breaker": self._standing.breaker_since is not None,
+            "impacts": [each.told() for each in judgement.impacts],
         }
         commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results, clipped))
         self._round = judgement.approved
         answers = [Answer(view.tick, tuple(told))] if told else []
         return [commit, Dispatch(judgement.approved), *answers]
+
+    def _serve(self, view: View, commands: tuple[Command, ...]) -> list[Request]:
+        """Serve people, and tell of the breaker that rollbacks opened or a person closed."""
+        about, opened = Fingerprint(AlertKind.BREAKER_OPEN), self._standing.breaker_since is not None
+        if opened:
+            self._alarm(view.tick, about, "three rollbacks within a day: nothing automatic is applied", holds=True)
+        requests = self._desk.serve(view, commands, self._history, self._limits.version, breaker_open=opened)
+        for request in requests:
+            kind, answer, by = request.command.kind, request.answer, request.command.by
+            if kind is CommandKind.CLOSE_BREAKER and answer == "closed":
+                self._standing = self._standing.closed()
+                self._alarm(view.tick, about, f"closed by {by}", holds=False)
+        return requests
+
+    def _tell_blocked(self, tick: int, judgement: Judgement) -> None:
+        """Open an alert for every rollback that the guard refuses: the value is not the recorded one."""
+        rows = judgement.proposals
+        for place in np.flatnonzero((rows.source == Source.ROLLBACK) & (judgement.outcome == Outcome.REFUSED)):
+            about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, int(rows.campaign[place]), Knob(int(rows.knob[place])))
+            self._alarm(tick, about, Reason(judgement.reason[place]).name.lower(), holds=True)
+
+    def _settle_blocked(self, tick: int, applied: Actions) -> None:
+        """Close the alert of a blocked rollback once a person, or a rollback after all, has set the knob."""
+        rows = applied.take(applied.source <= Source.ROLLBACK)
+        for campaign, knob in zip(rows.campaign.tolist(), rows.knob.tolist(), strict=True):
+            about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, campaign, Knob(knob))
+            self._alarm(tick, about, "the knob was set", holds=False)
 
     def _alarm(self, tick: int, about: Fingerprint, why: str, *, holds: bool) -> None:
         """Open an alert where what it is about holds, and close it where it does not."""
@@ -194,11 +233,14 @@ class OptimiserMachine:
         if len(results) != len(rows):
             raise ValueError(f"{len(results)} results arrived for the {len(rows)} rows of round {rows.round}")
         undoing = {**self._watching.undoing, **self._desk.undoing}
+        undone = self._undone(rows, results, undoing)
         self._history.take(tick, rows, results, undoing)
         applied = rows.take(results == Result.APPLIED)
+        self._settle_blocked(tick, applied)
         judged_at = self._standing.last_seen  # mandates, holds and cooldowns go by the round's own boundary
         mandated = in_mandate(applied, self._limits, judged_at)
         self._standing = self._standing.after(judged_at, applied, mandated, self._limits.day)
+        self._standing = self._standing.quarantined(judged_at, undone, self._limits.day)
         self._round = Approved.nothing()
         if self._watch_limits is None:
             return []
@@ -207,6 +249,22 @@ class OptimiserMachine:
             if each.event is Event.OPENED:
                 self._history.keep(each.campaign, each.knob, each.action, tick)
         return told
+
+    def _undone(
+        self, rows: Actions, results: NDArray[Any], undoing: Mapping[tuple[int, Knob], int]
+    ) -> list[tuple[Actions, bool]]:
+        """The automatic actions that the last round's rollbacks took back, and whether a mandate had let them through.
+
+        What a person did may be proposed again.
+        """
+        back = rows.take((results == Result.APPLIED) & (rows.source == Source.ROLLBACK) & (rows.index == 0))
+        undone = []
+        for campaign, knob in zip(back.campaign.tolist(), back.knob.tolist(), strict=True):
+            action = undoing.get((campaign, Knob(knob)))
+            done = None if action is None else self._history.rows_of(campaign, Knob(knob), action)
+            if done is not None and done.source[0] > Source.ROLLBACK:
+                undone.append((done, bool(in_mandate(done, self._limits, self._standing.last_seen)[0])))
+        return undone
 
     def _watch(self, view: View) -> tuple[list[Told], list[Proposals]]:
         """Show the watches the view: what is told of their verdicts, and the rows that take changes back."""
@@ -237,7 +295,7 @@ class OptimiserMachine:
     def _judge(
         self, view: View, requests: list[Request], inverses: list[Proposals], asked: list[tuple[int, Proposals]]
     ) -> tuple[Judgement, Clipped]:
-        """Have the guard judge everything at once: people's rows first, then the policies'."""
+        """Have the guard judge everything at once, people's rows first, then the policies', and clip whom it may."""
         batches = [(request.rows, request.granted, False) for request in requests if request.rows is not None]
         batches += [(rows, False, False) for rows in inverses]
         batches += [(rows, False, self._is_clipped(place)) for place, rows in asked]
@@ -245,21 +303,31 @@ class OptimiserMachine:
         granted, clips = (
             np.repeat(np.array([batch[column] for batch in batches], dtype=np.bool_), sizes) for column in (1, 2)
         )
-        judge = partial(
-            check,
+        proposed = Proposals.concatenate([rows for rows, _, _ in batches]) if batches else no_proposals()
+        done = shielded(partial(self._judge_as_asked, view, granted), proposed, clips)
+        self._count_out_of_range(view, asked, done.reasons)
+        return done.judgement, done.clipped
+
+    def _judge_as_asked(self, view: View, granted: Bool, proposed: Proposals) -> Judgement:
+        """The guard's answer; what would wait or pass outside mandates is tried in the twin, and judged again by it."""
+        evidence = Evidence(self._spending, self._watched())
+        judgement = self._check(view, proposed, granted, evidence)
+        tried = self._tried(view, judgement, granted)
+        return self._check(view, proposed, granted, replace(evidence, tried=tried)) if tried else judgement
+
+    def _check(self, view: View, proposed: Proposals, granted: Bool, evidence: Evidence) -> Judgement:
+        return check(
             self._campaigns,
             view.controls,
-            limits=self._limits,
+            proposed,
+            self._limits,
             sequence=self._sequence,
             tick=view.tick,
             granted=granted,
             frozen=self._desk.stopped,
             standing=self._standing,
+            evidence=evidence,
         )
-        rows = Proposals.concatenate([rows for rows, _, _ in batches]) if batches else no_proposals()
-        done = shielded(judge, rows, clips)
-        self._count_out_of_range(view, asked, done.reasons)
-        return done.judgement, done.clipped
 
     def _is_clipped(self, place: int) -> bool:
         return self._assignments[place].clip and not self._shield.suspended[place]
@@ -286,6 +354,40 @@ class OptimiserMachine:
             memory = policy.start(self._campaigns.select(members), self._grid)
             _, self._memories[place] = policy.propose(view.select(self._campaigns, members), memory)
 
+    def _watched(self) -> Bool:
+        """Knobs whose last change is still under watch; bool[n, 4]."""
+        watched = np.zeros((len(self._campaigns), len(Knob)), dtype=np.bool_)
+        for each in self._watching.watches:
+            watched[each.campaign, each.knob] = True
+        return watched
+
+    def _tried(self, view: View, judgement: Judgement, granted: Bool) -> dict[tuple[int, Knob], int]:
+        """By how much the twin's spend of a day differs with and without each change outside mandates, micros.
+
+        Of more campaigns than may change without a person nothing is tried, nor where several want the same knob.
+        """
+        rows = judgement.proposals
+        open_ = (judgement.outcome != Outcome.REFUSED) & (rows.source > Source.ROLLBACK) & ~granted
+        open_ &= ~((rows.knob == Knob.PAUSED) & (rows.wanted == 1))
+        begins, day = view.tick + 1, self._limits.day
+        ends = min(begins + day, self._grid.ticks)
+        outside = _as_actions(judgement, np.flatnonzero(open_))
+        outside = outside.take(~in_mandate(outside, self._limits, view.tick))
+        if self._trial is None or not len(outside) or np.unique(outside.campaign).size > MOST_CAMPAIGNS:
+            return {}
+        tried = {}
+        for action in _by_knob(outside):
+            campaign, knob = int(action.campaign[0]), Knob(int(action.knob[0]))
+            if np.unique(action.index).size == len(action) and ends > begins:
+                changed = after(self._campaigns.cell_start, view.controls, action)
+                spends = (self._spend(campaign, begins, ends, each) for each in (changed, view.controls))
+                tried[campaign, knob] = abs(next(spends) - next(spends)) * day // (ends - begins)
+        return tried
+
+    def _spend(self, campaign: int, begins: int, ends: int, controls: ControlState) -> int:
+        assert self._trial is not None
+        return self._trial.spend(campaign, begins, ends, controls)
+
 
 def _in_the_name_of(assignment: Assignment, rows: Proposals) -> Proposals:
     """A policy's rows, its campaigns numbered as in the run (−1 for one it does not have), its name as proposer."""
@@ -298,3 +400,26 @@ def _in_the_name_of(assignment: Assignment, rows: Proposals) -> Proposals:
         source=np.full(len(rows), assignment.source, dtype=np.uint8),
         notes=rows.notes if scripted else tuple(note._replace(proposer=assignment.name) for note in rows.notes),
     )
+
+
+def _as_actions(judgement: Judgement, places: Int64) -> Actions:
+    """Judged rows as actions, for a trial alone: no id, and no permission."""
+    rows = judgement.proposals
+    return Actions(
+        action=np.full(len(places), -1, dtype=np.int64),
+        campaign=rows.campaign[places],
+        knob=rows.knob[places],
+        index=rows.index[places],
+        old=judgement.old[places],
+        new=rows.wanted[places],
+        base_version=rows.base_version[places],
+        source=rows.source[places],
+        note=rows.note[places],
+        notes=rows.notes,
+    )
+
+
+def _by_knob(rows: Actions) -> list[Actions]:
+    """The rows of each (campaign, knob)."""
+    keys = rows.campaign.astype(np.int64) * len(Knob) + rows.knob
+    return [rows.take(keys == key) for key in np.unique(keys)]

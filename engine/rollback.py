@@ -78,9 +78,9 @@ class History:
 
     def keep(self, campaign: int, knob: Knob, action: int, tick: int) -> None:
         """Keep an action of the last rounds in reach as long as others', though it is a policy's: it is watched."""
-        step = next((step for step in self._steps(campaign, knob) if step.first == action), None)
-        if step is not None:
-            self._watched |= dict.fromkeys(step.rows.action.tolist(), tick)
+        rows = self.rows_of(campaign, knob, action)
+        if rows is not None:
+            self._watched |= dict.fromkeys(rows.action.tolist(), tick)
 
     @classmethod
     def told_by(cls, records: Iterable[Record], ticks: int, policy_ticks: int | None = None) -> Self:
@@ -113,6 +113,10 @@ class History:
             undone = undoing.get((int(applied.campaign[position]), Knob(applied.knob[position])))
             if undone is not None:
                 self.mark_undone(undone, tick)
+
+    def rows_of(self, campaign: int, knob: Knob, action: int) -> Actions | None:
+        """The rows of an applied action, as long as it is in reach."""
+        return next((step.rows for step in self._steps(campaign, knob) if step.first == action), None)
 
     def mark_undone(self, action: int, tick: int) -> None:
         """Remember that an action was rolled back, so that it is not done twice."""

@@ -18,7 +18,7 @@ from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.errors import BadInput
-from engine.guard import Limits
+from engine.guard import Limits, Window
 from engine.messages import ACCOUNT, Command, Role
 from engine.optimiser import Assignment
 from engine.policy import Policy
@@ -35,6 +35,7 @@ from sim.logs.rejects import Rejects
 from sim.replay import AuctionReplayFactory, IntervalReplayFactory
 from sim.response import Response
 from sim.traffic import Traffic
+from sim.twin import Twin
 from sim.world import WorldFactory
 
 _BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcPid
@@ -45,17 +46,25 @@ _ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record")
 def simulation(config: SimulationConfig) -> Plan:
     """The plan of a run in a simulated world."""
     campaigns = campaign_set(config)
-    grid = config.grid
-    world = WorldFactory(
+    world = _world(config, campaigns)
+    return _simulated(config, campaigns, world, world)
+
+
+def _simulated(config: SimulationConfig, campaigns: CampaignSet, world: WorldFactory, source: Any) -> Plan:
+    """A plan over a configured world, or over what was recorded of it; either way the world has a twin."""
+    return replace(plan(config, campaigns, _controls(config, campaigns), config.grid, source), trial=Twin(world))
+
+
+def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
+    return WorldFactory(
         campaigns=campaigns,
-        grid=grid,
+        grid=config.grid,
         seed=config.seed,
         markets=tuple(_market(config, name) for name in campaigns.markets),
         response=_response(config, campaigns),
         record_events="events" in config.record,
         record_opportunities="opportunities" in config.record,
     )
-    return plan(config, campaigns, _controls(config, campaigns), grid, world)
 
 
 def recorded(config: SimulationConfig, log: Path) -> tuple[Plan, Rejects]:
@@ -73,7 +82,7 @@ def recorded(config: SimulationConfig, log: Path) -> tuple[Plan, Rejects]:
         opportunities=opportunities,
         first_price=tuple(config.markets[name].auction == "first_price" for name in campaigns.markets),
     )
-    return plan(config, campaigns, _controls(config, campaigns), config.grid, replayed), rejects
+    return _simulated(config, campaigns, _world(config, campaigns), replayed), rejects
 
 
 def replay(config: ReplayConfig, log: Path) -> tuple[Plan, Rejects]:
@@ -241,7 +250,11 @@ def _response(config: SimulationConfig, campaigns: CampaignSet) -> Response:
 
 
 def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits:
-    limits = replace(Limits.of(campaigns, config.account.budget_micros), day=DAY_MINUTES // grid.tick_minutes)
+    limits = replace(
+        Limits.of(campaigns, config.account.budget_micros),
+        day=DAY_MINUTES // grid.tick_minutes,
+        windows=tuple(_window(each, grid) for each in config.windows),
+    )
     for mandate in config.mandates:
         until = None if mandate.until_day is None else int(np.flatnonzero(grid.day < mandate.until_day)[-1])
         knobs = tuple(Knob[knob.upper()] for knob in mandate.knobs)
@@ -249,6 +262,11 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
             _members(config, campaigns, mandate.campaigns), knobs, mandate.band, until, _cap(mandate)
         )
     return limits
+
+
+def _window(spec: settings.Window, grid: TickGrid) -> Window:
+    ticks = max(spec.hours * 60 // grid.tick_minutes, 1)
+    return Window(Knob[spec.knob.upper()], ticks, round(spec.max_rise * PPM))
 
 
 def _cap(mandate: settings.Mandate) -> int | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the heavy rooms are imported by the command that needs them
     from experiments.api import Run, Runner
 
 _INTERRUPTED = 130
-_GRANTED = {"approved", "denied", "frozen", "unfrozen"}
+_GRANTED = {"approved", "denied", "frozen", "unfrozen", "closed"}
 
 app = typer.Typer(
     help="A digital twin for advertising campaigns: simulate, replay and audit them under one safety guard.",
@@ -169,6 +169,12 @@ def unfreeze(
 ) -> None:
     """Lift a freeze as it was set; one of the account does not end with one of a campaign, nor the other way round."""
     _command("unfreeze", run, by, campaign, knob, wait=wait, command=command)
+
+
+@app.command()
+def close_breaker(run: RunFolder, by: As, wait: Wait = False, command: CommandId = None) -> None:
+    """Close the breaker that three rollbacks within a day opened: automatic changes are applied again."""
+    _command("close_breaker", run, by, wait=wait, command=command)
 
 
 @app.command()

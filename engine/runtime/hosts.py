@@ -229,6 +229,7 @@ class OptimiserHost:
             people=plan.people,
             approval_ticks=plan.approval_ticks,
             history=History.told_by(known, plan.history_ticks, plan.approval_ticks),
+            trial=plan.trial,
             state=begins,
         )
         if begins is None:

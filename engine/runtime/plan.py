@@ -13,7 +13,7 @@ from engine.campaigns import CampaignSet, ControlState
 from engine.guard import Limits
 from engine.messages import Command, Role
 from engine.optimiser import Assignment
-from engine.policy import EventSource
+from engine.policy import EventSource, Trial
 from engine.units import Int64, TickGrid
 
 DAY_MINUTES = 24 * 60
@@ -60,6 +60,8 @@ class Plan:
         Who may command, and in which roles.
     header:
         What the ledger's opening tells of the run: its configuration, seed and versions.
+    trial:
+        The twin in which changes outside mandates are tried; None where there is none.
     rehearsal:
         Called with a `Moment` and a number at each place where a process can be lost, so that losing it there can be
         rehearsed; it decides nothing.
@@ -75,6 +77,7 @@ class Plan:
     commands: Mapping[int, tuple[Command, ...]] = field(default_factory=dict)
     people: Mapping[str, frozenset[Role]] = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)
+    trial: Trial | None = None
     rehearsal: Rehearsal = unrehearsed
 
     @property

@@ -49,6 +49,7 @@ from experiments.config.steering import (
     TrafficAwarePacing,
     TrafficAwarePi,
     UsersPolicy,
+    Window,
 )
 from experiments.config.values import nearest
 from experiments.config.world import (
@@ -159,6 +160,7 @@ __all__ = [
     "TrafficAwarePacing",
     "TrafficAwarePi",
     "UsersPolicy",
+    "Window",
     "boundary_tick",
     "limits_of",
     "load_config",

@@ -214,7 +214,7 @@ def _proposal(config: RunConfig, path: Path, proposal: Proposal) -> Iterator[Pro
 def _command(config: RunConfig, path: Path, command: CommandSpec) -> Iterator[Problem]:
     if len(command.orders) != 1:
         kinds = ", ".join(command.orders) or "none"
-        known = "approve, deny, rollback, edit, pause, resume, freeze and unfreeze"
+        known = "approve, deny, rollback, edit, pause, resume, freeze, unfreeze and close_breaker"
         rule = f"must hold exactly one of {known}, not {kinds}: keep one"
         yield Problem(path, rule)
         return

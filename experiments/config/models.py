@@ -15,7 +15,7 @@ from pydantic import Field
 
 from engine.metrics import ScoreTargets
 from engine.units import TickGrid, microseconds
-from experiments.config.steering import Mandate, PolicySpec, Script
+from experiments.config.steering import Mandate, PolicySpec, Script, Window
 from experiments.config.values import Id, PositiveMicros, Ratio, Zone
 from experiments.config.world import (
     Account,
@@ -82,6 +82,7 @@ class _Common(Model):
     campaigns_per_actor: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     policies: tuple[PolicySpec, ...] = ()
     mandates: tuple[Mandate, ...] = ()
+    windows: tuple[Window, ...] = ()
     limits: HardLimits
     approver: Literal["none", "scripted"] = "none"
     people: dict[Id, Annotated[tuple[Literal["approver", "operator"], ...], Field(min_length=1)]] = Field(

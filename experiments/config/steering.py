@@ -155,6 +155,14 @@ class Mandate(Model):
     exposure_cap: Ratio | None = None
 
 
+class Window(Model):
+    """A net limit of automatic rises: within so many hours a knob rises by at most `max_rise` of what it was."""
+
+    knob: Literal["bid", "budget"]
+    hours: Annotated[int, Field(ge=1, le=24)] = 24
+    max_rise: Ratio
+
+
 class Proposal(Model):
     """A change the scripted proposer wants: a scalar by `change` or to `value_micros`, or the shares of `creatives`."""
 
@@ -192,7 +200,7 @@ class Switch(Model):
 
 
 class CommandSpec(Model):
-    """What a person does at a time: exactly one of these; a freeze is of the whole account."""
+    """What a person does at a time: exactly one of these; freezes and the breaker are of the whole account."""
 
     day: Day
     time: TimeOfDay
@@ -205,6 +213,7 @@ class CommandSpec(Model):
     resume: Switch | None = None
     freeze: Literal["account"] | None = None
     unfreeze: Literal["account"] | None = None
+    close_breaker: Literal["account"] | None = None
 
     @property
     def orders(self) -> dict[CommandKind, Target | Edit | Switch | Literal["account"]]:

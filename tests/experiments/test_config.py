@@ -545,14 +545,14 @@ CONTRADICTORY = {
         ", pause: {campaign: generic}",
         "",
         "script.commands[1] must hold exactly one of approve, deny, rollback, edit, pause, resume, "
-        "freeze and unfreeze, "
+        "freeze, unfreeze and close_breaker, "
         "not none: keep one",
     ),
     "command of two": (
         "pause: {campaign: generic}",
         "pause: {campaign: generic}, resume: {campaign: brand}",
         "script.commands[1] must hold exactly one of approve, deny, rollback, edit, pause, resume, "
-        "freeze and unfreeze, "
+        "freeze, unfreeze and close_breaker, "
         "not pause, resume: keep one",
     ),
     "edit without its value": (

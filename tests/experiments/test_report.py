@@ -216,7 +216,7 @@ def test_refusals_approvals_rollbacks_and_commands(simulated: tuple[Run, Page]) 
     told = page.words(page.run["decisions"], 2, 3, 4, 5, 6, 7, 8)
     known = [(ids[row[0]], *row[2:5], row[6], row[8]) for row in told]
     step = "an automatic change is at most a quarter of the value in force"
-    mandate = "outside any mandate: a person has to approve"
+    mandate = "the campaign is in its first days or has few mature clicks: a person has to approve"
     hold = "a person set the value less than a day ago"
     assert known == [
         ("search-a", "weights", "needs_approval", mandate, "sam", "approved by dana, 28 Mar 10:00: applied"),

@@ -30,7 +30,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
   05:00  weights: one 50% → 70%, two 50% → 30%
          proposed by sam (script) at version 0: one is clicked more
-         guard: needs approval: outside any mandate: a person has to approve
+         guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          2026-03-28 10:00 approved by dana; the guard, asked again: approved
          2026-03-28 10:00 applied, version 1
          2026-03-29 01:00 rolled back by dana: one 70% → 50%, two 30% → 50%, version 2
@@ -76,7 +76,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
   15:00  weights: still 50% → 60%, video 50% → 40%
          proposed by sam (script) at version 0: a hunch
-         guard: needs approval: outside any mandate: a person has to approve
+         guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          2026-03-28 20:00 denied by dana
 
 2026-03-29
@@ -125,7 +125,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
   03:00  weights: one 50% → 60%, two 50% → 40%
          proposed by sam (script) at version 0: try
-         guard: needs approval: outside any mandate: a person has to approve
+         guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          asked 3 times with the same answer, the last at 2026-03-28 05:00: one 50% → 70%, two 50% → 30%
          2026-03-28 10:00 approved by dana; the guard, asked again: approved
          2026-03-28 10:00 applied, version 1
@@ -174,7 +174,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
   05:00  weights: still 50% → 60%, video 50% → 40%
          proposed by sam (script) at version 0
-         guard: needs approval: outside any mandate: a person has to approve
+         guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          2026-03-29 06:00 nobody answered within a day
 
   13:00  freeze by dana: frozen
@@ -185,7 +185,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
   05:00  weights: still 50% → 60%, video 50% → 40%
          proposed by sam (script) at version 0
-         guard: needs approval: outside any mandate: a person has to approve
+         guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          2026-03-30 05:00 nobody answered before the ledger's end"""
 
 
@@ -224,7 +224,7 @@ def test_a_story_as_json_is_one_value(reference: Stage, capfd: pytest.CaptureFix
                     {"creative": "video", "old": 500_000, "wanted": 400_000, "offer": None, "raw": None},
                 ],
                 "outcome": "needs_approval",
-                "reason": "outside any mandate: a person has to approve",
+                "reason": "the campaign is in its first days or has few mature clicks: a person has to approve",
                 "events": [
                     {
                         "at": "2026-03-28T20:00+01:00",
