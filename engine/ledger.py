@@ -2,7 +2,7 @@
 
 A record is an opening, a round or the closing of a run. The record of round N holds what was asked, the guard's answers
 (the intents), what was clipped before they were given, and the results of round N − 1; the closing holds the results of
-the last round. A body is a canonical JSON header and little-endian columns, so equal decisions have equal bytes on every
+the last round. A body is a canonical JSON header and little-endian columns: equal decisions have equal bytes on every
 machine.
 """
 
