@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, assert_never
 
 import numpy as np
@@ -35,6 +36,7 @@ from engine.messages import (
 from engine.people import Desk, DeskState, Request, answered
 from engine.policy import Policy, Trial, View
 from engine.rollback import History
+from engine.shield import SUSPENDED_AFTER, Clipped, Shield, shielded
 from engine.standing import Standing
 from engine.units import Bool, Int64, TickGrid
 from engine.watch import Event, Told, Watching, WatchLimits, slot_of
@@ -42,14 +44,25 @@ from engine.watch import Event, Told, Watching, WatchLimits, slot_of
 
 @dataclass(frozen=True)
 class Assignment:
-    """A policy, the campaigns it is responsible for (ascending positions), and in whose name it proposes."""
+    """A policy, the campaigns it is responsible for (ascending positions), and in whose name it proposes.
+
+    clip:
+        Whether values that the guard refuses are taken to its offer, and the policy is suspended when it was out of
+        range too often in a row (`engine.shield`); otherwise they stay refused.
+    fallback:
+        Who proposes from then on; None: nobody.
+    """
 
     policy: Policy
     members: Int64
     source: Source
     name: str
+    clip: bool = False
+    fallback: Assignment | None = None
 
     def __post_init__(self) -> None:
+        if self.fallback is not None and not self.clip:
+            raise ValueError(f"fallback of {self.name} must be None: only a policy that is clipped is suspended")
         if self.source not in {Source.RULE, Source.SCRIPT, Source.POLICY}:
             raise ValueError(f"source (={self.source.name}) of a policy must be RULE, SCRIPT or POLICY: people command")
 
@@ -66,6 +79,7 @@ class OptimiserState:
     watching: Watching
     alerts: Alerts
     spending: Spending
+    shield: Shield
 
 
 class OptimiserMachine:
@@ -110,8 +124,8 @@ class OptimiserMachine:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
             n = len(campaigns)
             beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n), Alerts.none()
-            spending = Spending.initial(n)
-            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, spending)
+            rest = Spending.initial(n), Shield.initial(len(assignments))
+            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, *rest)
         self._memories = list(state.memories)
         self._sequence = state.sequence
         self._round = state.round
@@ -119,6 +133,7 @@ class OptimiserMachine:
         self._watching = state.watching
         self._alerts = state.alerts
         self._spending = state.spending
+        self._shield = state.shield
         self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
@@ -127,7 +142,7 @@ class OptimiserMachine:
     def state(self) -> OptimiserState:
         """What it knows now; nothing in it changes later."""
         memories = tuple(self._memories)
-        parts = self._desk.state, self._standing, self._watching, self._alerts, self._spending
+        parts = self._desk.state, self._standing, self._watching, self._alerts, self._spending, self._shield
         return OptimiserState(memories, self._sequence, self._round, *parts)
 
     @property
@@ -160,7 +175,8 @@ class OptimiserMachine:
         self._spending = self._spending.seen(view.tick, view.lifetime, self._limits.day)
         requests = self._serve(view, commands)
         verdicts, inverses = self._watch(view)
-        judgement = self._judge(view, requests, inverses + self._ask(view))
+        asked = self._ask(view)
+        judgement, clipped = self._judge(view, requests, inverses, asked)
         self._desk.take(view.tick, judgement, self._limits.version)
         self._tell_blocked(view.tick, judgement)
         told = [request.told() for request in answered(requests, judgement)]
@@ -173,7 +189,7 @@ class OptimiserMachine:
             "breaker": self._standing.breaker_since is not None,
             "impacts": [each.told() for each in judgement.impacts],
         }
-        commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results))
+        commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results, clipped))
         self._round = judgement.approved
         answers = [Answer(view.tick, tuple(told))] if told else []
         return [commit, Dispatch(judgement.approved), *answers]
@@ -263,28 +279,37 @@ class OptimiserMachine:
                 self._alarm(view.tick, about, each.why, holds=True)
         return told, inverses
 
-    def _ask(self, view: View) -> list[Proposals]:
-        """Every policy's proposals, naming campaigns by their position in the run and their knobs' source."""
+    def _ask(self, view: View) -> list[tuple[int, Proposals]]:
+        """Every policy's place and proposals, which name campaigns by their position in the run, and their source."""
         asked = []
-        for place, each in enumerate(self._assignments):
+        for place, own in enumerate(self._assignments):
+            each = own.fallback if self._shield.suspended[place] else own
+            if each is None:
+                continue
             seen = view.select(self._campaigns, each.members)
             rows, self._memories[place] = each.policy.propose(seen, self._memories[place])
             if len(rows):
-                asked.append(_in_the_name_of(each, rows))
+                asked.append((place, _in_the_name_of(each, rows)))
         return asked
 
-    def _judge(self, view: View, requests: list[Request], asked: list[Proposals]) -> Judgement:
-        """Have the guard judge everything at once: people's rows first, then the policies'.
-
-        What would wait or pass outside mandates is tried in the twin, and judged again by what that tells.
-        """
-        of_people = [(request.rows, request.granted) for request in requests if request.rows is not None]
-        batches = of_people + [(rows, False) for rows in asked]
-        granted: Bool = np.repeat(
-            np.array([granted for _, granted in batches], dtype=np.bool_),
-            np.array([len(rows) for rows, _ in batches], dtype=np.int64),
+    def _judge(
+        self, view: View, requests: list[Request], inverses: list[Proposals], asked: list[tuple[int, Proposals]]
+    ) -> tuple[Judgement, Clipped]:
+        """Have the guard judge everything at once, people's rows first, then the policies', and clip whom it may."""
+        batches = [(request.rows, request.granted, False) for request in requests if request.rows is not None]
+        batches += [(rows, False, False) for rows in inverses]
+        batches += [(rows, False, self._is_clipped(place)) for place, rows in asked]
+        sizes = np.array([len(rows) for rows, _, _ in batches], dtype=np.int64)
+        granted, clips = (
+            np.repeat(np.array([batch[column] for batch in batches], dtype=np.bool_), sizes) for column in (1, 2)
         )
-        proposed = Proposals.concatenate([rows for rows, _ in batches]) if batches else no_proposals()
+        proposed = Proposals.concatenate([rows for rows, _, _ in batches]) if batches else no_proposals()
+        done = shielded(partial(self._judge_as_asked, view, granted), proposed, clips)
+        self._count_out_of_range(view, asked, done.reasons)
+        return done.judgement, done.clipped
+
+    def _judge_as_asked(self, view: View, granted: Bool, proposed: Proposals) -> Judgement:
+        """The guard's answer; what would wait or pass outside mandates is tried in the twin, and judged again by it."""
         evidence = Evidence(self._spending, self._watched())
         judgement = self._check(view, proposed, granted, evidence)
         tried = self._tried(view, judgement, granted)
@@ -303,6 +328,31 @@ class OptimiserMachine:
             standing=self._standing,
             evidence=evidence,
         )
+
+    def _is_clipped(self, place: int) -> bool:
+        return self._assignments[place].clip and not self._shield.suspended[place]
+
+    def _count_out_of_range(self, view: View, asked: list[tuple[int, Proposals]], reasons: NDArray[np.uint8]) -> None:
+        """Suspend whoever was out of range too often in a row; `asked` are the last rows of those judged, in order."""
+        row = len(reasons) - sum(len(rows) for _, rows in asked)
+        for place, rows in asked:
+            mine = reasons[row : row + len(rows)]
+            row += len(rows)
+            if self._is_clipped(place):
+                self._shield = self._shield.after(place, rows, mine)
+                if self._shield.suspended[place]:
+                    self._suspend(view, place)
+
+    def _suspend(self, view: View, place: int) -> None:
+        """Alarm, and let the fallback begin: it sees this boundary, so that the next shows it a span of its own."""
+        own = self._assignments[place]
+        about = Fingerprint(AlertKind.POLICY_SUSPENDED, label=own.name)
+        self._alarm(view.tick, about, f"out_of_range_{SUSPENDED_AFTER}_times_in_a_row", holds=True)
+        self._memories[place] = None
+        if own.fallback is not None:
+            policy, members = own.fallback.policy, own.fallback.members
+            memory = policy.start(self._campaigns.select(members), self._grid)
+            _, self._memories[place] = policy.propose(view.select(self._campaigns, members), memory)
 
     def _watched(self) -> Bool:
         """Knobs whose last change is still under watch; bool[n, 4]."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from engine.runtime.plan import DAY_MINUTES, Plan
 from engine.units import PPM, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
+from experiments.users import users_policy
 from sim.auction import Market, PriceShock
 from sim.logs.ipinyou_auctions import read_auctions
 from sim.logs.ipinyou_bins import read_bins
@@ -37,6 +38,7 @@ from sim.traffic import Traffic
 from sim.twin import Twin
 from sim.world import WorldFactory
 
+_BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcPid
 _ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record")
 """Settings that change no decision, and therefore no digest."""
 
@@ -277,19 +279,45 @@ def _assignments(config: RunConfig, campaigns: CampaignSet, limits: Limits) -> t
     if config.script.proposals:
         everybody = np.arange(len(campaigns))
         assignments.append(Assignment(_script(config, campaigns), everybody, Source.SCRIPT, "script"))
-    for spec in config.policies:
+    for place, spec in enumerate(config.policies):
         members = _members(config, campaigns, spec.campaigns)
-        assignments.append(Assignment(_policy(spec, limits, members), members, Source.POLICY, spec.policy))
+        if isinstance(spec, settings.UsersPolicy):
+            assignments.append(_users(config, place, spec, members, limits))
+        else:
+            assignments.append(Assignment(_policy(spec, limits, members), members, Source.POLICY, spec.policy))
     return tuple(assignments)
 
 
-def _policy(spec: settings.PolicySpec, limits: Limits, members: Int64) -> Policy:
+def _users(config: RunConfig, place: int, spec: settings.UsersPolicy, members: Int64, limits: Limits) -> Assignment:
+    """A policy of the user's own, and its fallback where it is clipped; its name tells several of one class apart."""
+    several = sum(other.policy == spec.policy for other in config.policies) > 1
+    name = f"{spec.policy} of policies[{place}]" if several else spec.policy
+    policy = users_policy(spec.policy, spec.options, clipped=spec.clip)
+    if not spec.clip:
+        return Assignment(policy, members, Source.POLICY, name)
+    stand_in = _fallback(config, spec) if spec.fallback is None else spec.fallback
+    acting = _policy(stand_in, limits, members)
+    fallback = Assignment(acting, members, Source.POLICY, f"{stand_in.policy} for {name}")
+    return Assignment(policy, members, Source.POLICY, name, clip=True, fallback=fallback)
+
+
+def _fallback(config: RunConfig, spec: settings.UsersPolicy) -> settings.Fallback:
+    """Pacing along the one curve that all markets of the policy's campaigns have, or evenly where there is none."""
+    if isinstance(config, SimulationConfig):
+        chosen = (config.campaigns[name] for name in settings.members(config, spec.campaigns))
+        curves = {config.markets[campaign.market].traffic for campaign in chosen}
+        if len(curves) == 1:
+            return settings.TrafficAwarePacing(policy="traffic_aware_pi", traffic=curves.pop())
+    return settings.EvenPacing(policy="even_pi")
+
+
+def _policy(spec: _BuiltIn, limits: Limits, members: Int64) -> Policy:
     match spec:
-        case settings.Constant():
+        case settings.ConstantBids():
             return Constant()
-        case settings.EvenPi():
+        case settings.EvenPacing():
             return PacingPI(_gains(spec.gains), band=_band(limits, members, Knob.BID))
-        case settings.TrafficAwarePi():
+        case settings.TrafficAwarePacing():
             band = _band(limits, members, Knob.BID)
             return PacingPI(_gains(spec.gains), spec.traffic.amplitude, spec.traffic.peak_hour, band)
         case settings.DailyBudgets():

@@ -184,9 +184,9 @@ def story_text(story: Story) -> str:
         lines += ["", day.date]
         for steps in day.steps:
             change = f"{_values(steps.knob, steps.first, 'old')} → {_values(steps.knob, steps.last, 'wanted')}"
-            lines.append(
-                f"  {steps.knob}: {steps.count} {'step' if steps.count == 1 else 'steps'} of a mandate, {change}"
-            )
+            clipped = f", {steps.clipped} of them clipped" if steps.clipped else ""
+            count = f"{steps.count} {'step' if steps.count == 1 else 'steps'} of a mandate"
+            lines.append(f"  {steps.knob}: {count}{clipped}, {change}")
         for entry in day.entries:
             lines += _order(entry) if isinstance(entry, Order) else _change(entry)
     return "\n".join(lines)
@@ -238,7 +238,13 @@ def _offer(change: Change) -> str:
 
 
 def _moves(knob: str, parts: Sequence[Part]) -> str:
-    return ", ".join(f"{_named(part)}{_value(knob, part.old)} → {_value(knob, part.wanted)}" for part in parts)
+    return ", ".join(
+        f"{_named(part)}{_value(knob, part.old)} → {_value(knob, part.wanted)}{_asked(knob, part)}" for part in parts
+    )
+
+
+def _asked(knob: str, part: Part) -> str:
+    return "" if part.raw is None else f" (clipped, asked for {_value(knob, part.raw)})"
 
 
 def _values(knob: str, parts: Sequence[Part], which: str) -> str:

@@ -52,12 +52,16 @@ _VERDICTS = {"rolls_back", "blocked", "kept", "no_data"}
 
 @dataclass(frozen=True)
 class Part:
-    """One value of a change: its creative (None for a scalar), before, after, and what the guard offered instead."""
+    """One value of a change: its creative (None for a scalar), before, after, and what the guard offered instead.
+
+    `raw` is what was asked for where it was clipped to `wanted`.
+    """
 
     creative: str | None
     old: int
     wanted: int
     offer: int | None
+    raw: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,11 @@ class Change:
         by_itself = self.source == "policy" and self.outcome == "approved" and self.knob != "paused"
         return by_itself and all(event.what in {"applied", "recorded", "pending"} for event in self.events)
 
+    @property
+    def is_clipped(self) -> bool:
+        """Whether another value was asked for than was judged in the end."""
+        return any(part.raw is not None for part in self.parts)
+
     def repeats(self, other: Change) -> bool:
         """Whether it says again what another said before it, to the same end."""
         same = ("knob", "source", "proposer", "note", "outcome", "reason")
@@ -120,10 +129,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Steps:
-    """A day's routine steps on one knob: how many, from which value to which."""
+    """A day's routine steps on one knob: how many, how many of them clipped, from which value to which."""
 
     knob: str
     count: int
+    clipped: int
     first: tuple[Part, ...]
     last: tuple[Part, ...]
 
@@ -351,7 +361,10 @@ class _Teller:
 
     def _change(self, record: Record, told: Round, rows: list[int]) -> Change:
         judged, first = told.judged, rows[0]
-        offers = dict(zip(told.offers["row"].tolist(), told.offers["offer"].tolist(), strict=True))
+        offers, raw = (
+            dict(zip(table["row"].tolist(), table[column].tolist(), strict=True))
+            for table, column in ((told.offers, "offer"), (told.clipped, "raw"))
+        )
         source = int(judged["source"][first])
         proposer, note = told.header["notes"][int(judged["note"][first])]
         reason = Reason(int(judged["reason"][first]))
@@ -363,7 +376,13 @@ class _Teller:
             note=note,
             base_version=int(judged["base_version"][first]),
             parts=tuple(
-                Part(self._creative(judged, row), int(judged["old"][row]), int(judged["wanted"][row]), offers.get(row))
+                Part(
+                    self._creative(judged, row),
+                    int(judged["old"][row]),
+                    int(judged["wanted"][row]),
+                    offers.get(row),
+                    raw.get(row),
+                )
                 for row in rows
             ),
             outcome=Outcome(int(judged["outcome"][first])).name.lower(),
@@ -413,7 +432,10 @@ def _day(date: str, told: Sequence[Change | Order]) -> Day:
             steps.setdefault(each.knob, []).append(each)
         else:
             entries.append(each)
-    sums = [Steps(knob, len(made), made[0].parts, made[-1].parts) for knob, made in steps.items()]
+    sums = [
+        Steps(knob, len(made), sum(change.is_clipped for change in made), made[0].parts, made[-1].parts)
+        for knob, made in steps.items()
+    ]
     return Day(date, sums, entries)
 
 

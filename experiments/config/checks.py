@@ -20,8 +20,11 @@ from experiments.config.models import (
 from experiments.config.problems import Path, Problem
 from experiments.config.steering import (
     CommandSpec,
+    ConstantBids,
     DailyBudgets,
+    PolicySpec,
     Proposal,
+    UsersPolicy,
 )
 from experiments.config.values import nearest, time_text
 from experiments.config.world import (
@@ -41,6 +44,7 @@ def problems(config: RunConfig) -> Iterator[Problem]:
         yield from _campaign(config, campaign)
     yield from _account_budget(config)
     yield from _chosen(config)
+    yield from _fallbacks(config)
     yield from _one_policy_per_knob(config)
     yield from _one_mandate_per_knob(config)
     yield from _script(config)
@@ -127,16 +131,32 @@ def _known_campaign(config: RunConfig, path: Path, name: str) -> Iterator[Proble
         yield Problem(path, f"is not a campaign of this file: {nearest(name, list(config.campaigns))}", name)
 
 
+def _fallbacks(config: RunConfig) -> Iterator[Problem]:
+    for position, policy in enumerate(config.policies):
+        if isinstance(policy, UsersPolicy) and policy.fallback is not None and not policy.clip:
+            rule = "needs 'clip: true', since no other policy is ever suspended: add it or remove the fallback"
+            yield Problem(("policies", position, "fallback"), rule)
+
+
 def _one_policy_per_knob(config: RunConfig) -> Iterator[Problem]:
     holders: dict[tuple[str, str], int] = {}
     for position, policy in enumerate(config.policies):
-        knob = "budget" if isinstance(policy, DailyBudgets) else "bid"
+        knob = _knob(policy)
+        if knob is None:
+            continue
         for name in members(config, policy.campaigns):
             holder = holders.setdefault((name, knob), position)
             if holder != position:
                 rule = f"gives the {knob} of {name} a second policy after policies[{holder}]: name other campaigns"
                 yield Problem(("policies", position, "campaigns"), rule, policy.campaigns)
                 break
+
+
+def _knob(policy: PolicySpec) -> str | None:
+    """What a policy moves; of one of the user's own, what its fallback would move, since only that is known."""
+    if isinstance(policy, UsersPolicy):
+        return "bid" if policy.clip and not isinstance(policy.fallback, ConstantBids) else None
+    return "budget" if isinstance(policy, DailyBudgets) else "bid"
 
 
 def _one_mandate_per_knob(config: RunConfig) -> Iterator[Problem]:

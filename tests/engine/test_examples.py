@@ -45,6 +45,9 @@ EXAMPLES = {
     "rollback of a rollback → refused": "test_a_rollback_of_a_rollback_is_refused",
     "deny wins a race": "test_deny_wins_a_race_whatever_the_order_they_came_in",
     "[0.5, 0.5] → [1, 0] → offers [0.75, 0.25]": "test_half_and_half_to_all_and_nothing_offers_three_quarters",
+    "the agent emits out-of-range actions 100 times in a row → it is suspended and the fallback policy bids": (
+        "test_100_out_of_range_actions_in_a_row_suspend_the_agent_and_the_fallback_policy_bids"
+    ),
 }
 
 

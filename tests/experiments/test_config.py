@@ -254,7 +254,7 @@ REFUSED = {
     "key of another policy": (
         "campaigns: [brand]}",
         "campaigns: [brand], max_change: 10%}",
-        "policies[0].max_change (='10%') is not a known key: choose from policy, campaigns, gains",
+        "policies[0].max_change (='10%') is not a known key: choose from policy, gains, campaigns",
     ),
     "missing key": ("    bid_micros: 30_000\n", "", "campaigns.brand.bid_micros is missing: add it"),
     "text for a number": (
