@@ -74,6 +74,7 @@ class Reason(IntEnum):
     COOLDOWN = 24
     ACCOUNT_RISE = 25
     JOINT_EXPOSURE = 26
+    NO_AUTOMATIC_MODE = 60
 
 
 EXPLANATIONS = {
@@ -103,6 +104,7 @@ EXPLANATIONS = {
     Reason.ACCOUNT_RISE: "the account's budgets would rise by more than a tenth of the account within a day",
     Reason.JOINT_EXPOSURE: "the campaign's knobs together would raise its exposure too far in one round",
     Reason.FROZEN: "frozen: nothing begins but pauses and rollbacks",
+    Reason.NO_AUTOMATIC_MODE: "no automatic mode until the limits file can be read: a person has to approve",
 }
 
 
@@ -126,6 +128,8 @@ class Limits:
         int64[n], ppm by which a mandate lets a campaign's exposure rise in one round; None: no mandate narrows it.
     delay_horizon:
         Ticks after a change until its conversions count for its watch; None: a day.
+    automatic:
+        Whether anything may pass by itself but pauses, rollbacks and a person's own edits; without it no mandate holds.
     version:
         Changes with every new set of limits; an approval is bound to it.
     """
@@ -140,6 +144,7 @@ class Limits:
     day: int = 0
     exposure: Int64 | None = None
     delay_horizon: int | None = None
+    automatic: bool = True
     version: int = 1
 
     @classmethod
@@ -290,7 +295,9 @@ def check(
     _check_scalars(case, state, limits)
     _check_vectors(case, campaigns)
     mandated = in_mandate(case, limits, tick)
-    permitted = granted | case.free | pauses | mandated
+    permitted = granted | case.free | pauses
+    if limits.automatic:
+        permitted |= mandated
     _check_holds(case, standing, limits, tick, spared=pauses | granted)
     _check_cooldowns(case, standing, limits, tick, spared=pauses | case.lowering, mandated=mandated)
     order = np.argsort(case.party, kind="stable")
@@ -302,7 +309,7 @@ def check(
     outcome = np.where(case.open, np.uint8(Outcome.APPROVED), np.uint8(Outcome.REFUSED))
     waiting = case.open & ~permitted
     outcome[waiting] = Outcome.NEEDS_APPROVAL
-    case.reason[waiting] = Reason.OUTSIDE_MANDATE
+    case.reason[waiting] = Reason.OUTSIDE_MANDATE if limits.automatic else Reason.NO_AUTOMATIC_MODE
     approved = _permission(proposed, case.old, outcome == Outcome.APPROVED, sequence)
     return Judgement(proposed, outcome, case.reason, case.old, case.offer, approved)
 
@@ -411,7 +418,7 @@ def _check_vectors(case: _Case, campaigns: CampaignSet) -> None:
 
 def in_mandate(rows: _Case | Actions, limits: Limits, tick: int) -> Bool:
     """Rows on a knob that may move by itself at this tick."""
-    mandated: Bool = tick <= limits.mandate_until[rows.campaign, rows.knob]
+    mandated: Bool = limits.automatic & (tick <= limits.mandate_until[rows.campaign, rows.knob])
     return mandated
 
 

@@ -28,6 +28,7 @@ from engine.messages import (
     Open,
     OptimiserInstruction,
     OptimiserMessage,
+    Reloaded,
     Role,
 )
 from engine.people import Desk, DeskState, Request, answered
@@ -54,7 +55,10 @@ class Assignment:
 
 @dataclass(frozen=True)
 class OptimiserState:
-    """What an `OptimiserMachine` knows between two messages, but for the history, which the ledger tells."""
+    """What an `OptimiserMachine` knows between two messages, but for the history, which the ledger tells.
+
+    `limits` are those in force; `reloaded` is the last thing that the limits file newly said, None before it did.
+    """
 
     memories: tuple[Any, ...]
     sequence: int
@@ -63,6 +67,8 @@ class OptimiserState:
     standing: Standing
     watching: Watching
     alerts: Alerts
+    limits: Limits
+    reloaded: Reloaded | None
 
 
 class OptimiserMachine:
@@ -70,6 +76,8 @@ class OptimiserMachine:
 
     Parameters
     ----------
+    limits:
+        Those in force from the beginning, until a limits file gives others.
     assignments:
         The policies, asked in this order at every boundary.
     people:
@@ -96,20 +104,21 @@ class OptimiserMachine:
     ) -> None:
         self._campaigns = campaigns
         self._grid = grid
-        self._limits = limits
         self._assignments = assignments
         self._history = history
         if state is None:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
             n = len(campaigns)
             beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n), Alerts.none()
-            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings)
+            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, limits, None)
         self._memories = list(state.memories)
         self._sequence = state.sequence
         self._round = state.round
         self._standing = state.standing
         self._watching = state.watching
         self._alerts = state.alerts
+        self._limits = state.limits
+        self._reloaded = state.reloaded
         self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
@@ -118,7 +127,7 @@ class OptimiserMachine:
     def state(self) -> OptimiserState:
         """What it knows now; nothing in it changes later."""
         memories = tuple(self._memories)
-        parts = self._desk.state, self._standing, self._watching, self._alerts
+        parts = self._desk.state, self._standing, self._watching, self._alerts, self._limits, self._reloaded
         return OptimiserState(memories, self._sequence, self._round, *parts)
 
     @property
@@ -126,14 +135,19 @@ class OptimiserMachine:
         """Ledger sequence of the next record."""
         return self._sequence
 
+    @property
+    def reloaded(self) -> Reloaded | None:
+        """The last thing that the limits file newly said."""
+        return self._reloaded
+
     def handle(self, message: OptimiserMessage) -> list[OptimiserInstruction]:
         """Take one message; its instructions are to be carried out in order."""
         match message:
             case Open(view, header):
                 body = opening_body(header, self._campaigns.cell_start, view.controls)
                 return [self._commit(RecordKind.OPENING, view.tick, body)]
-            case Boundary(view, commands, results):
-                return self._decide(view, commands, results)
+            case Boundary(view, commands, results, reloaded):
+                return self._decide(view, commands, results, reloaded)
             case Close(tick, results, header):
                 self._take_results(tick, results)
                 return [self._commit(RecordKind.CLOSING, tick, closing_body(header, results))]
@@ -144,9 +158,13 @@ class OptimiserMachine:
         self._sequence += 1
         return Commit(kind, tick, body)
 
-    def _decide(self, view: View, commands: tuple[Command, ...], results: NDArray[Any]) -> list[OptimiserInstruction]:
+    def _decide(
+        self, view: View, commands: tuple[Command, ...], results: NDArray[Any], reloaded: Reloaded | None
+    ) -> list[OptimiserInstruction]:
         self._alarms = []
-        watched = self._take_results(view.tick, results)
+        watched = self._take_results(view.tick, results)  # of a round that was judged under the limits so far
+        if reloaded is not None:
+            self._reload(view.tick, reloaded)
         self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
         requests = self._desk.serve(view, commands, self._history, self._limits.version)
         verdicts, inverses = self._watch(view)
@@ -159,11 +177,20 @@ class OptimiserMachine:
             "commands": told,
             "watches": [each.told() for each in watched + verdicts],
             "alerts": self._alarms,
+            "limits": None if reloaded is None else reloaded.told(),
         }
         commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results))
         self._round = judgement.approved
         answers = [Answer(view.tick, tuple(told))] if told else []
         return [commit, Dispatch(judgement.approved), *answers]
+
+    def _reload(self, tick: int, reloaded: Reloaded) -> None:
+        """Put new limits in force, which voids what waits under older ones; where there are none, keep the last."""
+        self._reloaded = reloaded
+        if reloaded.limits is not None:
+            self._limits = replace(reloaded.limits, version=self._limits.version + 1)
+        bad = reloaded.limits is None
+        self._alarm(tick, Fingerprint(AlertKind.LIMITS_UNREADABLE), reloaded.why or "read again", holds=bad)
 
     def _alarm(self, tick: int, about: Fingerprint, why: str, *, holds: bool) -> None:
         """Open an alert where what it is about holds, and close it where it does not."""
