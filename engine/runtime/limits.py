@@ -63,6 +63,8 @@ class Lookout:
                 return self._text
             _check(path.name, status)
             self._text = path.read_bytes().decode("utf-8")
+        except BadInput:
+            raise
         except FileNotFoundError:
             raise BadInput(f"{path.name} does not exist: put it back") from None
         except UnicodeDecodeError:
