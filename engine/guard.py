@@ -129,7 +129,7 @@ class Limits:
     delay_horizon:
         Ticks after a change until its conversions count for its watch; None: a day.
     automatic:
-        Whether anything may pass by itself but pauses, rollbacks and a person's own edits; without it no mandate holds.
+        Whether anything may pass by itself but pauses, rollbacks and a person's own edits.
     version:
         Changes with every new set of limits; an approval is bound to it.
     """
@@ -418,7 +418,7 @@ def _check_vectors(case: _Case, campaigns: CampaignSet) -> None:
 
 def in_mandate(rows: _Case | Actions, limits: Limits, tick: int) -> Bool:
     """Rows on a knob that may move by itself at this tick."""
-    mandated: Bool = limits.automatic & (tick <= limits.mandate_until[rows.campaign, rows.knob])
+    mandated: Bool = tick <= limits.mandate_until[rows.campaign, rows.knob]
     return mandated
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +61,22 @@ def test_a_file_is_read_once_for_each_text_it_holds(file: Path, lookout: Lookout
     assert maximum(Lookout(LimitsFile(file, read)).look(known)) == 200  # and for whoever takes over
 
 
+@pytest.mark.parametrize(("seconds", "opened"), [(1, 3), (3, 1)])
 def test_a_file_that_was_not_touched_for_a_while_is_not_opened(
-    file: Path, lookout: Lookout, monkeypatch: pytest.MonkeyPatch
+    file: Path, lookout: Lookout, monkeypatch: pytest.MonkeyPatch, seconds: int, opened: int
 ) -> None:
-    later = time.time_ns() + 10**10
-    monkeypatch.setattr(room.time, "time_ns", lambda: later)
+    now, reads, read_bytes = file.stat().st_ctime_ns + seconds * 10**9, [], Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        reads.append(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(room.time, "time_ns", lambda: now)
+    monkeypatch.setattr(Path, "read_bytes", counted)
     known = lookout.look(None)
-    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("the file was opened"))
     assert lookout.look(known) is None
     assert maximum(lookout.look(None)) == 100  # as somebody who went back to a checkpoint asks
+    assert len(reads) == opened
     monkeypatch.undo()
     os.utime(file)
     assert lookout.look(known) is None
