@@ -85,16 +85,14 @@ def i6_nothing_applies_without_an_approval_or_a_mandate(before: Account, after: 
     assert after.round.header["limits_version"] == limits.version
     for place in range(len(rows)):
         key = int(rows.campaign[place]), Knob(rows.knob[place])
+        pauses = key[1] is Knob.PAUSED and rows.new[place] == 1
+        mandated = limits.automatic and tick <= limits.mandate_until[key]
         if rows.source[place] == Source.PERSON:
             kinds = {"pause", "resume"} if key[1] is Knob.PAUSED else {"edit"}
             assert any(kind in kinds | {"edit"} and target == key for kind, target in asked)
         elif rows.source[place] == Source.ROLLBACK:
             assert ("rollback", key) in asked or key in undone_by_watches(after)
-        elif key[1] is Knob.PAUSED and rows.new[place] == 1:
-            continue
-        elif limits.automatic and tick <= limits.mandate_until[key]:
-            continue
-        else:
+        elif not (pauses or mandated):
             _was_granted(before, after, rows.take(np.array([place])), asked[("approve", key)])
 
 
