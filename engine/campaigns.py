@@ -41,7 +41,7 @@ class CampaignSet:
 
     `cell_start` (int64[n + 1]) says which cells, one per creative (at least one), belong to a campaign: cells
     `cell_start[i] … cell_start[i + 1] - 1`, named by `creatives`. `market` indexes `markets`, sorted too. Bounds are
-    the hard limits of the guard, in micros.
+    the hard limits in micros that the run begins with; the guard goes by its own, which may be reloaded.
     """
 
     ids: tuple[str, ...]

@@ -31,6 +31,7 @@ from engine.messages import (
     Open,
     OptimiserInstruction,
     OptimiserMessage,
+    Reloaded,
     Role,
 )
 from engine.people import Desk, DeskState, Request, answered
@@ -69,7 +70,10 @@ class Assignment:
 
 @dataclass(frozen=True)
 class OptimiserState:
-    """What an `OptimiserMachine` knows between two messages, but for the history, which the ledger tells."""
+    """What an `OptimiserMachine` knows between two messages, but for the history, which the ledger tells.
+
+    `limits` are those in force; `reloaded` is the last thing that the limits file newly said, None before it did.
+    """
 
     memories: tuple[Any, ...]
     sequence: int
@@ -80,6 +84,8 @@ class OptimiserState:
     alerts: Alerts
     spending: Spending
     shield: Shield
+    limits: Limits
+    reloaded: Reloaded | None
 
 
 class OptimiserMachine:
@@ -87,6 +93,8 @@ class OptimiserMachine:
 
     Parameters
     ----------
+    limits:
+        Those in force from the beginning, until a limits file gives others.
     assignments:
         The policies, asked in this order at every boundary.
     people:
@@ -116,7 +124,6 @@ class OptimiserMachine:
     ) -> None:
         self._campaigns = campaigns
         self._grid = grid
-        self._limits = limits
         self._assignments = assignments
         self._history = history
         self._trial = trial
@@ -124,7 +131,7 @@ class OptimiserMachine:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
             n = len(campaigns)
             beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n), Alerts.none()
-            rest = Spending.initial(n), Shield.initial(len(assignments))
+            rest = Spending.initial(n), Shield.initial(len(assignments)), limits, None
             state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, *rest)
         self._memories = list(state.memories)
         self._sequence = state.sequence
@@ -134,6 +141,8 @@ class OptimiserMachine:
         self._alerts = state.alerts
         self._spending = state.spending
         self._shield = state.shield
+        self._limits = state.limits
+        self._reloaded = state.reloaded
         self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
@@ -142,13 +151,19 @@ class OptimiserMachine:
     def state(self) -> OptimiserState:
         """What it knows now; nothing in it changes later."""
         memories = tuple(self._memories)
-        parts = self._desk.state, self._standing, self._watching, self._alerts, self._spending, self._shield
-        return OptimiserState(memories, self._sequence, self._round, *parts)
+        decided = self._desk.state, self._standing, self._watching, self._alerts
+        known = self._spending, self._shield, self._limits, self._reloaded
+        return OptimiserState(memories, self._sequence, self._round, *decided, *known)
 
     @property
     def sequence(self) -> int:
         """Ledger sequence of the next record."""
         return self._sequence
+
+    @property
+    def reloaded(self) -> Reloaded | None:
+        """The last thing that the limits file newly said."""
+        return self._reloaded
 
     def handle(self, message: OptimiserMessage) -> list[OptimiserInstruction]:
         """Take one message; its instructions are to be carried out in order."""
@@ -156,8 +171,8 @@ class OptimiserMachine:
             case Open(view, header):
                 body = opening_body(header, self._campaigns.cell_start, view.controls)
                 return [self._commit(RecordKind.OPENING, view.tick, body)]
-            case Boundary(view, commands, results):
-                return self._decide(view, commands, results)
+            case Boundary(view, commands, results, reloaded):
+                return self._decide(view, commands, results, reloaded)
             case Close(tick, results, header):
                 self._take_results(tick, results)
                 return [self._commit(RecordKind.CLOSING, tick, closing_body(header, results))]
@@ -168,9 +183,13 @@ class OptimiserMachine:
         self._sequence += 1
         return Commit(kind, tick, body)
 
-    def _decide(self, view: View, commands: tuple[Command, ...], results: NDArray[Any]) -> list[OptimiserInstruction]:
+    def _decide(
+        self, view: View, commands: tuple[Command, ...], results: NDArray[Any], reloaded: Reloaded | None
+    ) -> list[OptimiserInstruction]:
         self._alarms = []
-        watched = self._take_results(view.tick, results)
+        watched = self._take_results(view.tick, results)  # of a round that was judged under the limits so far
+        if reloaded is not None:
+            self._reload(view.tick, reloaded)
         self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
         self._spending = self._spending.seen(view.tick, view.lifetime, self._limits.day)
         requests = self._serve(view, commands)
@@ -188,6 +207,7 @@ class OptimiserMachine:
             "alerts": self._alarms,
             "breaker": self._standing.breaker_since is not None,
             "impacts": [each.told() for each in judgement.impacts],
+            "limits": None if reloaded is None else reloaded.told(),
         }
         commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results, clipped))
         self._round = judgement.approved
@@ -220,6 +240,14 @@ class OptimiserMachine:
         for campaign, knob in zip(rows.campaign.tolist(), rows.knob.tolist(), strict=True):
             about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, campaign, Knob(knob))
             self._alarm(tick, about, "the knob was set", holds=False)
+
+    def _reload(self, tick: int, reloaded: Reloaded) -> None:
+        """Put new limits in force, which voids what waits under older ones; where there are none, keep the last."""
+        self._reloaded = reloaded
+        if reloaded.limits is not None:
+            self._limits = replace(reloaded.limits, version=self._limits.version + 1)
+        bad = reloaded.limits is None
+        self._alarm(tick, Fingerprint(AlertKind.LIMITS_UNREADABLE), reloaded.why or "read again", holds=bad)
 
     def _alarm(self, tick: int, about: Fingerprint, why: str, *, holds: bool) -> None:
         """Open an alert where what it is about holds, and close it where it does not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ from engine.guard import Limits, Window
 from engine.messages import ACCOUNT, Command, Role
 from engine.optimiser import Assignment
 from engine.policy import Policy
-from engine.runtime.plan import DAY_MINUTES, Plan
+from engine.runtime.plan import DAY_MINUTES, LimitsFile, Plan
 from engine.units import PPM, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
@@ -39,8 +39,8 @@ from sim.twin import Twin
 from sim.world import WorldFactory
 
 _BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcPid
-_ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record")
-"""Settings that change no decision, and therefore no digest."""
+_ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record", "limits_file")
+"""Settings that change no decision, and therefore no digest; what a limits file says, the rounds that read it tell."""
 
 
 def simulation(config: SimulationConfig) -> Plan:
@@ -165,13 +165,14 @@ def plan(config: RunConfig, campaigns: CampaignSet, controls: ControlState, grid
     return Plan(
         campaigns=campaigns,
         controls=controls,
-        limits=limits,
+        limits=limits if config.limits_file is None else _until_read(config, campaigns, grid),
         grid=grid,
         source=source,
         assignments=_assignments(config, campaigns, limits),
         decision_every=config.decision_every,
         commands=_commands(config, campaigns),
         people=_people(config),
+        limits_file=_limits_file(config, campaigns, grid),
         header=_header(config, campaigns),
     )
 
@@ -269,12 +270,44 @@ def _window(spec: settings.Window, grid: TickGrid) -> Window:
     return Window(Knob[spec.knob.upper()], ticks, round(spec.max_rise * PPM))
 
 
+def _until_read(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits:
+    """The configuration's hard bounds, no mandate, and nothing automatic: what holds until a limits file was read."""
+    return replace(_limits(config.model_copy(update={"mandates": ()}), campaigns, grid), automatic=False)
+
+
+def _limits_file(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> LimitsFile | None:
+    if config.limits_file is None:
+        return None
+    path = Path(config.limits_file).absolute()
+    return LimitsFile(path, _LimitsReader(path.name, config, campaigns, grid))
+
+
+@dataclass(frozen=True)
+class _LimitsReader:
+    """Makes limits of what a limits file says in place of the configuration's own."""
+
+    name: str
+    config: RunConfig
+    campaigns: CampaignSet
+    grid: TickGrid
+
+    def __call__(self, text: str) -> Limits:
+        config = settings.with_limits(self.name, text, self.config)
+        columns: dict[str, Any] = {**bounds(config, list(self.campaigns.ids))}
+        return _limits(config, replace(self.campaigns, **columns), self.grid)
+
+
 def _cap(mandate: settings.Mandate) -> int | None:
     return None if mandate.exposure_cap is None else round(mandate.exposure_cap * PPM)
 
 
 def _assignments(config: RunConfig, campaigns: CampaignSet, limits: Limits) -> tuple[Assignment, ...]:
-    """Who proposes: the script first, then the policies in the order of the file."""
+    """Who proposes: the script first, then the policies in the order of the file.
+
+    Policies know the configuration's bounds and bands. Where a limits file narrows these while the run goes on they may
+    propose what the guard then refuses, and where it widens them they keep to the old ones: either way nothing passes
+    that the limits in force forbid.
+    """
     assignments = []
     if config.script.proposals:
         everybody = np.arange(len(campaigns))

@@ -329,7 +329,7 @@ def _action_columns(
         "raw": _sparse(rows, decoded.clipped["row"], decoded.clipped["raw"]),
         "offer": _sparse(rows, decoded.offers["row"], decoded.offers["offer"]),
         "outcome": _spelt(became, _BECAME),
-        "reason": _spelt(reason, [explain(each) for each in Reason]),
+        "reason": _spelt(reason, _REASONS),
         "source": _spelt(judged["source"], _names(Source)),
         "proposer": _spelt(judged["note"], [proposer for proposer, _ in notes]),
         "note": _spelt(judged["note"], [text for _, text in notes]),
@@ -371,3 +371,5 @@ def _names(numbered: type[IntEnum]) -> list[str]:
 
 _BECAME = [*_names(Outcome), *_names(Result)]
 """Words for what became of a row: the guard's answers, then the results of what it approved."""
+_REASONS = [explain(number) if number in list(Reason) else str(number) for number in range(max(Reason) + 1)]
+"""Words for reasons by their numbers, which have gaps."""

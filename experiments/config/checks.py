@@ -28,6 +28,8 @@ from experiments.config.steering import (
 )
 from experiments.config.values import nearest, time_text
 from experiments.config.world import (
+    HardLimits,
+    LimitOverrides,
     SimulatedCampaign,
     shares_sum,
 )
@@ -39,14 +41,14 @@ def problems(config: RunConfig) -> Iterator[Problem]:
     if off_grid:  # without a calendar no time can be checked
         yield from off_grid
         return
-    yield from _limits(config)
+    yield from bounds(config, config.limits)
     for campaign in config.campaigns:
         yield from _campaign(config, campaign)
     yield from _account_budget(config)
-    yield from _chosen(config)
     yield from _fallbacks(config)
+    yield from _chosen(config, "policies")
     yield from _one_policy_per_knob(config)
-    yield from _one_mandate_per_knob(config)
+    yield from mandates(config)
     yield from _script(config)
     yield from _score(config)
     if isinstance(config, SimulationConfig):
@@ -63,8 +65,9 @@ def _start(config: RunConfig) -> Iterator[Problem]:
         yield Problem(("time", "start"), f"does not exist in {config.account.zone}: choose an hour later", start)
 
 
-def _limits(config: RunConfig) -> Iterator[Problem]:
-    places: list[tuple[Path, object, object]] = [(("limits",), config.limits, config.limits)]
+def bounds(config: RunConfig, stated_for_all: HardLimits | LimitOverrides) -> Iterator[Problem]:
+    """Minima above maxima, each named where the file states it."""
+    places: list[tuple[Path, object, object]] = [(("limits",), stated_for_all, config.limits)]
     for name, campaign in config.campaigns.items():
         places.append((("campaigns", name, "limits"), campaign.limits, limits_of(config, name)))
     for path, stated, limits in places:
@@ -109,12 +112,17 @@ def _account_budget(config: RunConfig) -> Iterator[Problem]:
         yield Problem(("account", "budget_micros"), rule, cap)
 
 
-def _chosen(config: RunConfig) -> Iterator[Problem]:
-    for part in ("policies", "mandates"):
-        for position, entry in enumerate(getattr(config, part)):
-            if entry.campaigns != "all":
-                for place, name in enumerate(entry.campaigns):
-                    yield from _known_campaign(config, (part, position, "campaigns", place), name)
+def _chosen(config: RunConfig, part: str) -> Iterator[Problem]:
+    for position, entry in enumerate(getattr(config, part)):
+        if entry.campaigns != "all":
+            for place, name in enumerate(entry.campaigns):
+                yield from _known_campaign(config, (part, position, "campaigns", place), name)
+
+
+def mandates(config: RunConfig) -> Iterator[Problem]:
+    """Mandates for nobody, for a knob twice, or beyond the run."""
+    yield from _chosen(config, "mandates")
+    yield from _one_mandate_per_knob(config)
     for position, mandate in enumerate(config.mandates):
         if len(set(mandate.knobs)) < len(mandate.knobs):
             yield Problem(

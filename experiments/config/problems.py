@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time
 from inspect import isclass
 from types import UnionType
@@ -39,6 +39,16 @@ def refusal(name: str, document: Any, problems: Iterable[Problem]) -> BadInput:
     ordered = sorted(problems, key=lambda problem: _position(document, problem.path))
     others = f" (and {len(ordered) - 1} more)" if len(ordered) > 1 else ""
     return BadInput(ordered[0].sentence(name) + others)
+
+
+def check_version(name: str, document: Mapping[Any, Any], ours: int) -> None:
+    """Refuse a file of another schema version, before anything else in it is looked at."""
+    if "schema_version" not in document:
+        raise BadInput(f"{name}: schema_version is missing: begin with 'schema_version: {ours}'")
+    version = document["schema_version"]
+    if version is True or version != ours:
+        rule = f"is not the version this program reads: write {ours}, or use the program that wrote the file"
+        raise BadInput(Problem(("schema_version",), rule, version).sentence(name))
 
 
 def show(value: Any) -> str:

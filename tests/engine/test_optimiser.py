@@ -29,6 +29,7 @@ from engine.messages import (
     Open,
     Publish,
     Published,
+    Reloaded,
     Role,
 )
 from engine.optimiser import Assignment, OptimiserMachine
@@ -88,16 +89,19 @@ class Loop:
         self.results: Any = NOTHING
         self._write(self.machine.handle(Open(empty_view(-1), {})))
 
-    def go(self, *commands: Command, to: int | None = None) -> list[str]:
-        """Hold boundaries up to the given tick (by default the next), the commands at the last; what they were told."""
+    def go(self, *commands: Command, to: int | None = None, reloaded: Reloaded | None = None) -> list[str]:
+        """Hold boundaries up to the given tick (by default the next); what the commands were told.
+
+        The commands come at the last of them, and so do reloaded limits.
+        """
         last = self.tick + 1 if to is None else to
         while self.tick < last:
             self.tick += 1
             self.campaigns.handle(Advanced(TickCounts(self.tick, self.happens())))
             (published,) = self.campaigns.handle(Publish(self.tick))
             assert isinstance(published, Published)
-            served = commands if self.tick == last else ()
-            commit, dispatch, *told = self.machine.handle(Boundary(published.view, served, self.results))
+            served, found = (commands, reloaded) if self.tick == last else ((), None)
+            commit, dispatch, *told = self.machine.handle(Boundary(published.view, served, self.results, found))
             self._write([commit])
             assert [each["answer"] for answer in told for each in answer.commands] == self.answers
             assert isinstance(dispatch, Dispatch)
