@@ -18,6 +18,7 @@ from engine.alerts import AlertKind, Alerts, Fingerprint
 from engine.campaigns import CampaignSet
 from engine.guard import Judgement, Limits, check, in_mandate
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
+from engine.life import OF_RESULT, Stage, advance, steps_of
 from engine.messages import (
     Answer,
     Boundary,
@@ -110,6 +111,7 @@ class OptimiserMachine:
         self._standing = state.standing
         self._watching = state.watching
         self._alerts = state.alerts
+        self._approval_ticks = approval_ticks
         self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
@@ -130,7 +132,9 @@ class OptimiserMachine:
         """Take one message; its instructions are to be carried out in order."""
         match message:
             case Open(view, header):
-                body = opening_body(header, self._campaigns.cell_start, view.controls)
+                body = opening_body(
+                    {**header, "approval_ticks": self._approval_ticks}, self._campaigns.cell_start, view.controls
+                )
                 return [self._commit(RecordKind.OPENING, view.tick, body)]
             case Boundary(view, commands, results):
                 return self._decide(view, commands, results)
@@ -176,6 +180,7 @@ class OptimiserMachine:
         rows = self._round.rows
         if len(results) != len(rows):
             raise ValueError(f"{len(results)} results arrived for the {len(rows)} rows of round {rows.round}")
+        advance(Stage.APPLYING, steps_of(results, OF_RESULT, rows.spelt), rows.spelt)
         undoing = {**self._watching.undoing, **self._desk.undoing}
         self._history.take(tick, rows, results, undoing)
         applied = rows.take(results == Result.APPLIED)
