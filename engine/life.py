@@ -67,10 +67,11 @@ class Step(IntEnum):
     LEAVE = 13  # the watch ends without data
     OVERTAKE = 14
     BLOCK = 15
-    ROLL_BACK = 16  # asked for, by its watch or a person
-    UNDO = 17  # the rollback was applied
-    REMAIN = 18  # the rollback was not applied
-    CONFIRM = 19  # its watch says that it was rolled back
+    ROLL_BACK = 16  # its watch asks for a rollback
+    TAKE_BACK = 17  # a person does
+    UNDO = 18  # the rollback was applied
+    REMAIN = 19  # the rollback was not applied
+    CONFIRM = 20  # its watch says that it was rolled back
 
 
 class Deadline(StrEnum):
@@ -103,20 +104,22 @@ _LEGAL: Mapping[Stage, Mapping[Step, Stage]] = {
         Step.OVERTAKE: Stage.OVERTAKEN,
         Step.BLOCK: Stage.BLOCKED,
         Step.ROLL_BACK: Stage.ROLLING_BACK,
+        Step.TAKE_BACK: Stage.ROLLING_BACK,
     },
     # asked twice in a round, by the watch and by a person, it is one rollback
     Stage.ROLLING_BACK: {
         Step.ROLL_BACK: Stage.ROLLING_BACK,
+        Step.TAKE_BACK: Stage.ROLLING_BACK,
         Step.UNDO: Stage.ROLLED_BACK,
         Step.REMAIN: Stage.WATCHED,
     },
     Stage.TAKING_BACK: {
-        Step.ROLL_BACK: Stage.TAKING_BACK,
+        Step.TAKE_BACK: Stage.TAKING_BACK,
         Step.UNDO: Stage.ROLLED_BACK,
         Step.REMAIN: Stage.KEPT,
     },
-    **{stage: {Step.ROLL_BACK: Stage.TAKING_BACK} for stage in _STANDS},
-    Stage.APPLIED: {Step.ROLL_BACK: Stage.TAKING_BACK, Step.OPEN_WATCH: Stage.WATCHED},
+    **{stage: {Step.TAKE_BACK: Stage.TAKING_BACK} for stage in _STANDS},
+    Stage.APPLIED: {Step.TAKE_BACK: Stage.TAKING_BACK, Step.OPEN_WATCH: Stage.WATCHED},
     Stage.ROLLED_BACK: {Step.CONFIRM: Stage.ROLLED_BACK},
     Stage.REFUSED: {},
     Stage.DENIED: {},

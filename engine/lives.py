@@ -185,7 +185,7 @@ class Lives:
                     self._answer(command, Step.DENY)
                 case "rollback", "approved":
                     self._check_place(command, command["undoes"])
-                    self._move(tick, command["undoes"], Step.ROLL_BACK)
+                    self._move(tick, command["undoes"], Step.TAKE_BACK)
                     self._undoing.setdefault(self._key(command), []).append(command["undoes"])
         return granted
 

@@ -181,8 +181,8 @@ def audit(
 ) -> None:
     """Check a run's ledger, record by record, and tell what was applied under it."""
     from experiments import api
+    from experiments.report.story_lines import story_text
     from experiments.show import audit_text
-    from experiments.story_lines import story_text
 
     if story is not None:
         told = api.story(run, story)

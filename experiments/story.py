@@ -2,7 +2,7 @@
 
 A change is what one party asked for one knob in one round: a scalar, or the weights of all creatives. A policy's steps
 inside its mandate are routine and are summed up per day; everything else is told one by one, with what became of it.
-`experiments.telling` makes a story from records, `experiments.story_lines` puts it into words.
+`experiments.telling` makes a story from records, `experiments.report.story_lines` puts it into words.
 """
 
 from __future__ import annotations
@@ -100,8 +100,6 @@ class Alarm:
 
     at: str
     alert: str
-    knob: str | None
-    about: str
     why: str
     closed: str | None = None
     closed_why: str | None = None

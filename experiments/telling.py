@@ -23,7 +23,7 @@ from engine.runtime.plan import DAY_MINUTES
 from engine.units import Int64, TickGrid, moment
 from experiments.config.values import nearest
 from experiments.story import Alarm, Change, Entry, Event, Order, Part, Prediction, Story, day_of, joined
-from experiments.wording import ALERTS, ANSWERS, SENTENCES, WATCHES, explained
+from experiments.wording import ANSWERS, SENTENCES, explained, of_alert, of_watch
 
 _UNDOES = re.compile(r"rolls back action (\d+)")
 _OUTCOMES = {outcome.name.lower() for outcome in Outcome}
@@ -248,8 +248,8 @@ class _Teller:
         """Tell what the watch over a change says; that it was rolled back is told already."""
         change = self._of_action.get(told["action"]) if told["campaign"] == self.place else None
         if change is not None and told["event"] != "rolled_back":
-            what, why = WATCHES.get(told["event"], f"watch: {told['event']}"), told["why"]
-            change.events.append(Event(self._at(heard.record.tick), what, None, explained(why) if why else None))
+            said = f"watch: {of_watch(told['event'], told['why'])}"
+            change.events.append(Event(self._at(heard.record.tick), said))
 
     def _alerted(self, heard: _Heard, told: Mapping[str, Any]) -> None:
         """Tell an alert once, where it was opened."""
@@ -262,9 +262,8 @@ class _Teller:
             self._told[place] = replace(alarm, closed=at, closed_why=why)
             return
         self._alarms[about] = len(self._told)
-        what = ALERTS.get(told["alert"], explained(told["alert"]))
         knob = None if told["knob"] is None else _name(Knob, told["knob"])
-        self._told.append(Alarm(at, what, knob, told["label"], why))
+        self._told.append(Alarm(at, of_alert(told["alert"], knob, told["label"]), why))
 
     def _to_undo(self, command: Mapping[str, Any]) -> Change | None:
         """The change that a command to roll back is about."""

@@ -30,13 +30,13 @@ ANSWERS = {
 """Answers to commands, and what verdicts and alerts rest on."""
 
 WATCHES = {
-    "opened": "watch: opened",
-    "rolls_back": "watch: roll back",
-    "rolled_back": "watch: rolled back",
-    "blocked": "watch: its rollback is blocked",
-    "kept": "watch: keep",
-    "no_data": "watch: keep, without data to tell",
-    "superseded": "watch: ended without a verdict, since the campaign was changed meanwhile",
+    "opened": "opened",
+    "rolls_back": "roll back",
+    "rolled_back": "rolled back",
+    "blocked": "its rollback is blocked",
+    "kept": "keep",
+    "no_data": "keep, without data to tell",
+    "superseded": "ended without a verdict, since the campaign was changed meanwhile",
 }
 """What is told of watches."""
 
@@ -56,3 +56,14 @@ def explained(word: str) -> str:
     """A reason, answer or cause as a sentence; a lone word that nothing is known of, without its underscores."""
     known = SENTENCES.get(word) or ANSWERS.get(word)
     return known or (word.replace("_", " ") if word.replace("_", "").isalnum() else word)
+
+
+def of_watch(event: str, why: str) -> str:
+    """What a watch says, and why."""
+    return WATCHES.get(event, explained(event)) + (f": {explained(why)}" if why else "")
+
+
+def of_alert(kind: str, knob: str | None, label: str) -> str:
+    """What an alert says is wrong."""
+    about = "".join(f" ({word})" for word in (knob, label) if word)
+    return ALERTS.get(kind, explained(kind)) + about

@@ -15,7 +15,7 @@ from engine.ledger import GENESIS, LedgerError, Record, RecordKind, decode, enco
 from engine.runtime.local import Progress
 from engine.runtime.store import LEDGER, read_ledger
 from experiments import api
-from experiments.story_lines import story_text
+from experiments.report.story_lines import story_text
 from experiments.telling import tell
 from tests.conftest import Stage
 from tests.experiments.cli_runs import Told, call

@@ -66,8 +66,7 @@ def _block(entry: Entry) -> Iterator[str]:
 
 
 def _alarm(alarm: Alarm) -> Iterator[str]:
-    knob, label = (f" ({visible(word)})" if word else "" for word in (alarm.knob, alarm.about))
-    yield f"{_clock(alarm.at)}  alert: {visible(alarm.alert)}{knob}{label}{_why(visible(alarm.why))}"
+    yield f"{_clock(alarm.at)}  alert: {visible(alarm.alert)}{_why(visible(alarm.why))}"
     if alarm.closed is None:
         yield "open at the ledger's end"
     else:
@@ -111,7 +110,7 @@ def _event(change: Change, event: Event) -> str:
         case "held back":
             return f"held a later change back{by}: {_moves(change.knob, event.parts)}"
         case _:
-            return _HAPPENED.get(event.what, event.what) + by + _why(event.why)
+            return _HAPPENED.get(event.what, visible(event.what)) + by + _why(event.why)
 
 
 def _why(reason: str | None) -> str:
