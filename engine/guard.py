@@ -232,10 +232,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Impact:
-    """What a row outside mandates is predicted to change spend by, per day, in either direction; micros."""
+    """By how much a row outside mandates is predicted to change spend per day, micros; None where nobody can tell."""
 
     row: int
-    spend_per_day: int
+    spend_per_day: int | None
     basis: Basis
 
     def told(self) -> dict[str, Any]:
@@ -593,18 +593,24 @@ def _judge_impact(
         (new_creative, Reason.EXTRAPOLATION),
         (evidence.spending.large()[campaign] & step, Reason.LARGE_CAMPAIGN),
         (predicted == UNKNOWN, Reason.OUTSIDE_MANDATE),
-        (predicted > account // HIGH_SPEND_PART, Reason.LARGE_SPEND_CHANGE),
+        (np.abs(predicted) > account // HIGH_SPEND_PART, Reason.LARGE_SPEND_CHANGE),
     ):
         found[failed & (found == Reason.NONE)] = reason
     high[rows] = found
     if many:
         return high, ()
+    columns = (each.tolist() for each in (rows, predicted, tried))
     told = (
-        Impact(int(row), int(change), Basis.TRIAL if by_trial else Basis.RECORD)
-        for row, change, by_trial in zip(rows, predicted, tried, strict=True)
-        if change != UNKNOWN
+        Impact(row, None if change == UNKNOWN else change, _basis(change, by_trial))
+        for row, change, by_trial in zip(*columns, strict=True)
     )
     return high, tuple(told)
+
+
+def _basis(change: int, by_trial: bool) -> Basis:  # noqa: FBT001 - a fact about the change
+    if change == UNKNOWN:
+        return Basis.NONE
+    return Basis.TRIAL if by_trial else Basis.RECORD
 
 
 def _moved(case: _Case, rows: Int64) -> tuple[Int64, Bool]:

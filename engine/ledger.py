@@ -22,6 +22,8 @@ from engine.actions import ROW_BITS, Actions, Knob, Note, Result, Source, no_act
 from engine.campaigns import SCALARS, ControlState, after, value_in_force
 from engine.errors import BadInput
 from engine.guard import NO_OFFER, Judgement, Outcome, Reason
+from engine.life import ImpossibleLife
+from engine.lives import Lives
 from engine.shield import Clipped
 from engine.units import Int64
 
@@ -278,7 +280,7 @@ class Fold:
     """The state that a ledger's records tell, and the facts that an audit reports.
 
     `update` takes records in order. `state` is the controls in force as far as the records know: the intents of the
-    last round count once their results are recorded.
+    last round count once their results are recorded. `lives` are the actions' stages, held against `engine.life`.
     """
 
     def __init__(self) -> None:
@@ -289,6 +291,7 @@ class Fold:
         self.applied = 0
         self.rollbacks = 0
         self.max_relative_step = 0.0
+        self.lives = Lives((), None)
         self._cell_start: Int64 = np.zeros(1, dtype=np.int64)
         self._intents = no_actions()
 
@@ -318,6 +321,9 @@ class Fold:
         versions = np.zeros((len(scalar), len(Knob)), dtype=np.int64)
         self.state = ControlState(scalar, anchor, weights, controls["paused"].astype(np.bool_), versions)
         self._cell_start = cell_start
+        names, patience = self.header.get("campaigns"), self.header.get("approval_ticks")
+        known = names if isinstance(names, list) and len(names) == len(scalar) else range(len(scalar))
+        self.lives = Lives(known, patience if type(patience) is int else None)
 
     def _take_results(self, record: Record) -> None:
         decoded = decode_round(record)
@@ -331,6 +337,17 @@ class Fold:
             self._intents, self.closing = no_actions(), decoded.header
         else:
             self._intents = decoded.intents(record.sequence)
+        self._live(record, decoded)
+
+    def _live(self, record: Record, decoded: Round) -> None:
+        try:
+            self.lives.take(record.sequence, record.tick, decoded)
+        except ImpossibleLife as error:
+            raise LedgerError(f"record {record.sequence} tells what cannot be: {error}") from None
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            raise LedgerError(
+                f"record {record.sequence} has a header that cannot be read ({error!r:.60}): it was changed"
+            ) from None
 
     def _apply(self, rows: Actions) -> None:
         assert self.state is not None

@@ -20,6 +20,7 @@ from engine.campaigns import CampaignSet, ControlState, after
 from engine.guard import MOST_CAMPAIGNS, Judgement, Limits, Outcome, Reason, check, in_mandate
 from engine.impact import Evidence, Spending
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
+from engine.life import OF_RESULT, Stage, advance, steps_of
 from engine.messages import (
     Answer,
     Boundary,
@@ -143,6 +144,7 @@ class OptimiserMachine:
         self._shield = state.shield
         self._limits = state.limits
         self._reloaded = state.reloaded
+        self._approval_ticks = approval_ticks
         self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
@@ -169,7 +171,9 @@ class OptimiserMachine:
         """Take one message; its instructions are to be carried out in order."""
         match message:
             case Open(view, header):
-                body = opening_body(header, self._campaigns.cell_start, view.controls)
+                body = opening_body(
+                    {**header, "approval_ticks": self._approval_ticks}, self._campaigns.cell_start, view.controls
+                )
                 return [self._commit(RecordKind.OPENING, view.tick, body)]
             case Boundary(view, commands, results, reloaded):
                 return self._decide(view, commands, results, reloaded)
@@ -260,6 +264,7 @@ class OptimiserMachine:
         rows = self._round.rows
         if len(results) != len(rows):
             raise ValueError(f"{len(results)} results arrived for the {len(rows)} rows of round {rows.round}")
+        advance(Stage.APPLYING, steps_of(results, OF_RESULT, rows.spelt), rows.spelt)
         undoing = {**self._watching.undoing, **self._desk.undoing}
         undone = self._undone(rows, results, undoing)
         self._history.take(tick, rows, results, undoing)
@@ -409,7 +414,7 @@ class OptimiserMachine:
             if np.unique(action.index).size == len(action) and ends > begins:
                 changed = after(self._campaigns.cell_start, view.controls, action)
                 spends = (self._spend(campaign, begins, ends, each) for each in (changed, view.controls))
-                tried[campaign, knob] = abs(next(spends) - next(spends)) * day // (ends - begins)
+                tried[campaign, knob] = (next(spends) - next(spends)) * day // (ends - begins)
         return tried
 
     def _spend(self, campaign: int, begins: int, ends: int, controls: ControlState) -> int:

@@ -187,7 +187,8 @@ def audit(
 ) -> None:
     """Check a run's ledger, record by record, and tell what was applied under it."""
     from experiments import api
-    from experiments.show import audit_text, story_text
+    from experiments.report.story_lines import story_text
+    from experiments.show import audit_text
 
     if story is not None:
         told = api.story(run, story)

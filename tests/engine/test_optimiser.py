@@ -647,7 +647,7 @@ def test_a_step_on_a_mandates_last_tick_is_inside_it_and_starts_no_cooldown() ->
     limits = replace(Limits.of(CAMPAIGNS).with_mandate(EVERYBODY, (Knob.BID,), until=3), day=DAY)
     loop = Loop({3: (ask(1_100_000),), 4: (ask(1_150_000),)}, limits)
     loop.go(to=4)
-    assert loop.told == [("NEEDS_APPROVAL", "OUTSIDE_MANDATE")]
+    assert loop.told == [("NEEDS_APPROVAL", "LEARNING_PHASE")]
 
 
 def test_a_persons_hold_is_counted_from_the_boundary_of_the_edit() -> None:

@@ -127,7 +127,7 @@ def test_a_step_that_was_judged_inside_a_mandate_starts_no_cooldown_when_the_man
     loop.go()
     loop.go(reloaded=good(replace(NARROW, day=DAY)))
     loop.go()
-    assert loop.told == [WAITS]  # and not refused, as a knob that rests is
+    assert loop.told == [("NEEDS_APPROVAL", "LEARNING_PHASE")]  # and not refused, as a knob that rests is
 
 
 def test_limits_and_what_was_read_outlive_the_machine() -> None:
