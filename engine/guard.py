@@ -3,7 +3,8 @@
 `check` is pure and has no switch that turns it off; whatever it cannot judge it refuses. Three laws apply to automatic
 changes, in integers: a scalar moves by at most a quarter of the value in force (`4·|new − old| ≤ old`), it stays within
 the anchor band around the last value a person set, and a vector of shares moves by a total variation of at most 250,000
-ppm. Hard bounds hold for everybody. Outside a mandate an automatic change waits for a person's approval.
+ppm. Hard bounds hold for everybody. Outside a mandate an automatic change of high impact waits for a person's approval,
+and so does one whose impact is not known.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from engine.actions import ROW_BITS, Actions, Approved, Flaw, Knob, Proposals, Source, wanted_values
 from engine.campaigns import SCALARS, CampaignSet, ControlState, Period, value_in_force
 from engine.errors import BadInput
+from engine.impact import UNKNOWN, WEEK_DAYS, Basis, Evidence, predicted_by_record
 from engine.standing import Standing
 from engine.units import PPM, Bool, Int64
 
@@ -29,6 +31,12 @@ UNCAPPED = 562_500
 """What two steps of a quarter come to, which no cap narrows: 1.25 squared, less one."""
 ACCOUNT_RISE_PART = 10
 """Budgets may rise, net and automatically, by this part of the account within a day."""
+HIGH_SPEND_PART = 50
+"""A predicted change of spend per day is high above this part of the account's: 2 %."""
+LARGE_STEP_PERCENT = 15
+"""A step of a large campaign above this needs a person."""
+MOST_CAMPAIGNS = 3
+"""So many campaigns may change outside mandates in one round without a person."""
 DEFAULT_BAND = (Fraction(1, 3), Fraction(3))
 NO_OFFER = -1
 FOREVER = np.iinfo(np.int64).max
@@ -74,6 +82,16 @@ class Reason(IntEnum):
     COOLDOWN = 24
     ACCOUNT_RISE = 25
     JOINT_EXPOSURE = 26
+    WINDOW = 27
+    QUARANTINED = 28
+    BREAKER = 29
+    LEARNING_PHASE = 30
+    AFTER_ROLLBACK = 31
+    EXTRAPOLATION = 32
+    MANY_CAMPAIGNS = 33
+    LARGE_CAMPAIGN = 34
+    LARGE_SPEND_CHANGE = 35
+    NO_AUTOMATIC_MODE = 60
 
 
 EXPLANATIONS = {
@@ -97,13 +115,32 @@ EXPLANATIONS = {
     Reason.TOTAL_VARIATION: "weights move by at most 250,000 ppm in total variation",
     Reason.SECOND_CHANGE: "the knob already changes in this round",
     Reason.ACCOUNT_BUDGET: "the account's budget would be exceeded",
-    Reason.OUTSIDE_MANDATE: "outside any mandate: a person has to approve",
+    Reason.OUTSIDE_MANDATE: "outside any mandate, and what it would do to spend is not known: a person has to approve",
     Reason.PERSONS_HOLD: "a person set the value less than a day ago",
     Reason.COOLDOWN: "the knob cools down after its last change or rollback",
     Reason.ACCOUNT_RISE: "the account's budgets would rise by more than a tenth of the account within a day",
     Reason.JOINT_EXPOSURE: "the campaign's knobs together would raise its exposure too far in one round",
     Reason.FROZEN: "frozen: nothing begins but pauses and rollbacks",
+    Reason.WINDOW: "the knob would rise by more than its limit within the window",
+    Reason.QUARANTINED: "the same change was rolled back lately",
+    Reason.BREAKER: "the breaker is open after three rollbacks in a day: a person has to close it",
+    Reason.LEARNING_PHASE: "the campaign is in its first days or has few mature clicks: a person has to approve",
+    Reason.AFTER_ROLLBACK: "a change of this campaign was rolled back less than a week ago: a person has to approve",
+    Reason.EXTRAPOLATION: "nothing is known of a creative that was never shown: a person has to approve",
+    Reason.MANY_CAMPAIGNS: "more than three campaigns at once: a person has to approve",
+    Reason.LARGE_CAMPAIGN: "a step of more than 15 % on one of the largest campaigns: a person has to approve",
+    Reason.LARGE_SPEND_CHANGE: "spend would change by more than 2 % of the account's: a person has to approve",
+    Reason.NO_AUTOMATIC_MODE: "no automatic mode until the limits file can be read: a person has to approve",
 }
+
+
+@dataclass(frozen=True)
+class Window:
+    """A net limit: within so many ticks (at most a day) a knob rises by at most so many ppm of what it was."""
+
+    knob: Knob
+    ticks: int
+    rise: int
 
 
 @dataclass(frozen=True)
@@ -126,6 +163,10 @@ class Limits:
         int64[n], ppm by which a mandate lets a campaign's exposure rise in one round; None: no mandate narrows it.
     delay_horizon:
         Ticks after a change until its conversions count for its watch; None: a day.
+    windows:
+        Net limits of automatic rises.
+    automatic:
+        Whether anything may pass by itself but pauses, rollbacks and a person's own edits.
     version:
         Changes with every new set of limits; an approval is bound to it.
     """
@@ -140,6 +181,8 @@ class Limits:
     day: int = 0
     exposure: Int64 | None = None
     delay_horizon: int | None = None
+    windows: tuple[Window, ...] = ()
+    automatic: bool = True
     version: int = 1
 
     @classmethod
@@ -188,11 +231,25 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Impact:
+    """By how much a row outside mandates is predicted to change spend per day, micros; None where nobody can tell."""
+
+    row: int
+    spend_per_day: int | None
+    basis: Basis
+
+    def told(self) -> dict[str, Any]:
+        """The prediction as the ledger holds it."""
+        return {"row": self.row, "spend_per_day_micros": self.spend_per_day, "by": self.basis.value}
+
+
+@dataclass(frozen=True)
 class Judgement:
     """The guard's answer to a batch of proposals, row by row.
 
     `old` is the value in force; `offer`, where a row was refused for its value, the nearest one that the laws of its
     knob let through, or NO_OFFER. `approved` holds the approved rows as actions whose ids tell the round and the row.
+    `impacts` are the predictions for rows outside mandates.
     """
 
     proposals: Proposals
@@ -201,6 +258,7 @@ class Judgement:
     old: Int64
     offer: Int64
     approved: Approved
+    impacts: tuple[Impact, ...] = ()
 
     def count(self, outcome: Outcome) -> int:
         """Rows with the given outcome."""
@@ -262,6 +320,7 @@ def check(
     granted: Bool | None = None,
     frozen: bool | Bool = False,
     standing: Standing | None = None,
+    evidence: Evidence | None = None,
 ) -> Judgement:
     """Judge every row against the controls in force and the limits.
 
@@ -277,6 +336,8 @@ def check(
         Whether the account is frozen, or bool[n, 4], which knobs are: there only pauses and rollbacks are judged.
     standing:
         What happened before, as far as a limit looks at it; None: nothing did.
+    evidence:
+        What is known of the campaigns; None: nothing is, so whatever is outside mandates waits for a person.
     """
     proposed = _readable(proposed)
     granted = np.zeros(len(proposed), dtype=np.bool_) if granted is None else granted
@@ -290,9 +351,20 @@ def check(
     _check_scalars(case, state, limits)
     _check_vectors(case, campaigns)
     mandated = in_mandate(case, limits, tick)
-    permitted = granted | case.free | pauses | mandated
+    permitted = granted | case.free | pauses
+    if limits.automatic:
+        permitted |= mandated
+    _check_breaker(case, standing, pauses)
     _check_holds(case, standing, limits, tick, spared=pauses | granted)
-    _check_cooldowns(case, standing, limits, tick, spared=pauses | case.lowering, mandated=mandated)
+    _check_quarantine(case, standing, tick, spared=pauses | granted)
+    watched = None if evidence is None else evidence.watched
+    _check_cooldowns(case, standing, limits, tick, watched, spared=pauses | case.lowering, mandated=mandated)
+    _check_windows(case, standing, limits, tick)
+    high, impacts = _judge_impact(case, state, limits, tick, ~permitted, standing, evidence)
+    if limits.automatic:
+        permitted |= high == Reason.NONE
+    else:
+        high[:] = Reason.NO_AUTOMATIC_MODE
     order = np.argsort(case.party, kind="stable")
     _one_change_per_knob(case, order, permitted)
     _check_bids_against_budgets(case, permitted)
@@ -302,9 +374,9 @@ def check(
     outcome = np.where(case.open, np.uint8(Outcome.APPROVED), np.uint8(Outcome.REFUSED))
     waiting = case.open & ~permitted
     outcome[waiting] = Outcome.NEEDS_APPROVAL
-    case.reason[waiting] = Reason.OUTSIDE_MANDATE
+    case.reason[waiting] = high[waiting]
     approved = _permission(proposed, case.old, outcome == Outcome.APPROVED, sequence)
-    return Judgement(proposed, outcome, case.reason, case.old, case.offer, approved)
+    return Judgement(proposed, outcome, case.reason, case.old, case.offer, approved, impacts)
 
 
 def _readable(proposed: Proposals) -> Proposals:
@@ -421,14 +493,137 @@ def _check_holds(case: _Case, standing: Standing, limits: Limits, tick: int, spa
     case.refuse(held & ~case.free & ~spared, Reason.PERSONS_HOLD)
 
 
+def _check_breaker(case: _Case, standing: Standing, pauses: Bool) -> None:
+    """With the breaker open nothing automatic is applied, whoever said yes to it."""
+    if standing.breaker_since is not None:
+        case.refuse(~case.free & ~pauses, Reason.BREAKER)
+
+
+def _check_quarantine(case: _Case, standing: Standing, tick: int, spared: Bool) -> None:
+    """What was rolled back is not proposed again for a while: the same value, one beyond it, or of a policy any."""
+    for each in standing.quarantine:
+        if tick >= each.until:
+            continue
+        mine = (case.campaign == each.campaign) & (case.knob == each.knob) & ~case.free & ~spared
+        if not mine.any():
+            continue
+        if each.knob in SCALARS and each.values:
+            old, new = each.old, each.values[0]
+            mine &= (case.wanted >= new) if new > old else (case.wanted <= new)
+        elif each.values:
+            mine &= np.array(each.values)[np.minimum(case.index, len(each.values) - 1)] == case.wanted
+        case.refuse(mine, Reason.QUARANTINED)
+
+
+def _check_windows(case: _Case, standing: Standing, limits: Limits, tick: int) -> None:
+    """Rises of a knob add up to no more than its limit within a window, net of what it fell."""
+    for window in limits.windows:
+        rows = (case.knob == window.knob) & ~case.free & (case.wanted > case.old)
+        if not rows.any():
+            continue
+        before = standing.scalar_at(tick - window.ticks)
+        if before is None:
+            continue
+        most = np.full((len(before), 2), (PPM + window.rise, PPM), dtype=np.int64)
+        beyond = case.wanted > _scaled(before[:, window.knob], most, up=False)[case.campaign]
+        case.refuse(rows & beyond, Reason.WINDOW)
+
+
 def _check_cooldowns(
-    case: _Case, standing: Standing, limits: Limits, tick: int, *, spared: Bool, mandated: Bool
+    case: _Case,
+    standing: Standing,
+    limits: Limits,
+    tick: int,
+    watched: Bool | None,
+    *,
+    spared: Bool,
+    mandated: Bool,
 ) -> None:
-    """A knob rests for a day after a change outside a mandate, and ever longer after rollbacks, mandate or not."""
+    """A knob rests for a day after a change outside a mandate and while that is watched; after rollbacks ever longer.
+
+    Inside a mandate only the latter counts.
+    """
     after_rollback = tick < standing.cool_until[case.campaign, case.knob]
     after_change = tick < standing.changed_at[case.campaign, case.knob] + limits.day
+    if watched is not None:
+        after_change |= watched[case.campaign, case.knob]
     resting = after_rollback | after_change & ~mandated
     case.refuse(resting & ~case.free & ~spared, Reason.COOLDOWN)
+
+
+def _judge_impact(
+    case: _Case,
+    state: ControlState,
+    limits: Limits,
+    tick: int,
+    outside: Bool,
+    standing: Standing,
+    evidence: Evidence | None,
+) -> tuple[NDArray[Any], tuple[Impact, ...]]:
+    """Why each row outside mandates needs a person (NONE: its impact is low), and what is predicted for it.
+
+    Everything is high that cannot be computed; the first rule that holds is told.
+    """
+    high = np.full(len(case.wanted), Reason.OUTSIDE_MANDATE, dtype=np.uint8)
+    rows = np.flatnonzero(outside & case.open)
+    if not rows.size or evidence is None or not limits.day:
+        return high, ()
+    per_day = evidence.spending.per_day(limits.day)
+    campaign, knob = case.campaign[rows], case.knob[rows]
+    many = np.unique(campaign).size > MOST_CAMPAIGNS
+    moved, new_creative = _moved(case, rows)
+    wanted, daily = case.old[rows] + moved, limits.account_member
+    predicted = np.full(rows.size, UNKNOWN, dtype=np.int64)
+    if per_day is not None:
+        predicted = predicted_by_record(state, daily, per_day, campaign, knob, case.old[rows], wanted)
+    tried = np.zeros(rows.size, dtype=np.bool_)
+    for (member, of), change in evidence.tried.items():
+        mine = (campaign == member) & (knob == of)
+        predicted[mine], tried[mine] = change, True
+    account = 0 if per_day is None else sum(per_day.tolist())
+    scalar = knob < len(SCALARS)
+    step = np.where(scalar, 100 * np.abs(moved) > LARGE_STEP_PERCENT * case.old[rows], 100 * moved > 15 * PPM)
+    horizon = limits.day if limits.delay_horizon is None else limits.delay_horizon
+    recent = tick < standing.rolled_back_at[campaign] + WEEK_DAYS * limits.day
+    found = np.full(rows.size, Reason.NONE, dtype=np.uint8)
+    for failed, reason in (
+        (evidence.spending.learning(limits.day, horizon)[campaign], Reason.LEARNING_PHASE),
+        (recent, Reason.AFTER_ROLLBACK),
+        (np.full(rows.size, many), Reason.MANY_CAMPAIGNS),
+        (new_creative, Reason.EXTRAPOLATION),
+        (evidence.spending.large()[campaign] & step, Reason.LARGE_CAMPAIGN),
+        (predicted == UNKNOWN, Reason.OUTSIDE_MANDATE),
+        (np.abs(predicted) > account // HIGH_SPEND_PART, Reason.LARGE_SPEND_CHANGE),
+    ):
+        found[failed & (found == Reason.NONE)] = reason
+    high[rows] = found
+    if many:
+        return high, ()
+    columns = (each.tolist() for each in (rows, predicted, tried))
+    told = (
+        Impact(row, None if change == UNKNOWN else change, _basis(change, by_trial))
+        for row, change, by_trial in zip(*columns, strict=True)
+    )
+    return high, tuple(told)
+
+
+def _basis(change: int, by_trial: bool) -> Basis:  # noqa: FBT001 - a fact about the change
+    if change == UNKNOWN:
+        return Basis.NONE
+    return Basis.TRIAL if by_trial else Basis.RECORD
+
+
+def _moved(case: _Case, rows: Int64) -> tuple[Int64, Bool]:
+    """By how much each row moves its knob (of a vector: its total variation), and whether it shows a new creative."""
+    moved = case.wanted[rows] - case.old[rows]
+    vector = case.knob[rows] == Knob.WEIGHTS
+    if not vector.any():
+        return moved, np.zeros(rows.size, dtype=np.bool_)
+    _, whole = np.unique(case.campaign[rows] * 2 * _PARTIES + case.party[rows], return_inverse=True)
+    variation, fresh = np.zeros(whole.max() + 1, dtype=np.int64), np.zeros(whole.max() + 1, dtype=np.bool_)
+    np.add.at(variation, whole[vector], np.maximum(moved[vector], 0))
+    fresh[whole[vector & (case.old[rows] == 0) & (moved > 0)]] = True
+    return np.where(vector, variation[whole], moved), vector & fresh[whole]
 
 
 def _check_joint_exposure(case: _Case, limits: Limits, permitted: Bool, mandated: Bool) -> None:

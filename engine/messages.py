@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engine.actions import Approved, Knob
 from engine.events import TickCounts
+from engine.guard import Limits
 from engine.ledger import RecordKind
 from engine.policy import View
 
@@ -77,6 +78,7 @@ class CommandKind(StrEnum):
 
     UNFREEZE = "unfreeze"
     FREEZE = "freeze"
+    CLOSE_BREAKER = "close_breaker"
     DENY = "deny"
     APPROVE = "approve"
     ROLLBACK = "rollback"
@@ -89,7 +91,8 @@ class CommandKind(StrEnum):
 class Command:
     """A person's command about one knob of one campaign.
 
-    `id` makes it idempotent. `campaign` is a position, or ACCOUNT for a freeze of the whole account. A freeze that is
+    `id` makes it idempotent. `campaign` is a position, or ACCOUNT for a freeze of the whole account and for closing the
+    breaker. A freeze that is
     `whole` is of all knobs of its campaign; the knob means nothing there, nor in one of the account.
     `values` are those of an edit (one for a scalar, one per creative for weights). `action`
     names the action to roll back; None means the newest one on the knob.
@@ -141,12 +144,32 @@ class Open:
 
 
 @dataclass(frozen=True)
+class Reloaded:
+    """What the limits file newly says: its text, None where it has none to read, and the limits that the text gives.
+
+    Where it gives no limits, they are None and `why` is the reason in one sentence.
+    """
+
+    document: str | None
+    limits: Limits | None
+    why: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """The file's text as the ledger holds it, and why it was not put in force."""
+        return {"document": self.document, "why": self.why}
+
+
+@dataclass(frozen=True)
 class Boundary:
-    """A decision is due: what is known, what was commanded, and what became of the last round."""
+    """A decision is due: what is known, what was commanded, and what became of the last round.
+
+    `reloaded` is None where no limits file changed since the last boundary.
+    """
 
     view: View
     commands: tuple[Command, ...]
     results: NDArray[Any]
+    reloaded: Reloaded | None = None
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,16 @@ ROLES = {
     CommandKind.APPROVE: Role.APPROVER,
     CommandKind.UNFREEZE: Role.OPERATOR,
     CommandKind.FREEZE: Role.OPERATOR,
+    CommandKind.CLOSE_BREAKER: Role.OPERATOR,
     CommandKind.ROLLBACK: Role.OPERATOR,
     CommandKind.EDIT: Role.OPERATOR,
     CommandKind.PAUSE: Role.OPERATOR,
     CommandKind.RESUME: Role.OPERATOR,
 }
 """Which role a command takes."""
+
+ABOUT_ACCOUNT = frozenset({CommandKind.FREEZE, CommandKind.UNFREEZE, CommandKind.CLOSE_BREAKER})
+"""Commands that may be about the whole account."""
 
 _ORDER = list(CommandKind)
 _SWITCHES = {CommandKind.PAUSE: 1, CommandKind.RESUME: 0}
@@ -102,6 +106,7 @@ class Desk:
         self._frozen = state.frozen
         self._undoing = dict(state.undoing)
         self._parts = state.parts
+        self._breaker_open = False
 
     @property
     def state(self) -> DeskState:
@@ -127,8 +132,11 @@ class Desk:
         """The action that the last round's rollback of a (campaign, knob) undoes."""
         return self._undoing
 
-    def serve(self, view: View, commands: Sequence[Command], history: History, limits_version: int) -> list[Request]:
+    def serve(
+        self, view: View, commands: Sequence[Command], history: History, limits_version: int, *, breaker_open: bool
+    ) -> list[Request]:
         """Serve the commands of a boundary in the order of their kinds; one that was served before is left out."""
+        self._breaker_open = breaker_open
         self._undoing = {}
         self._forget_expired(view.tick)
         requests = []
@@ -145,15 +153,18 @@ class Desk:
         match command.kind:
             case CommandKind.FREEZE | CommandKind.UNFREEZE:
                 return self._freeze(command)
+            case CommandKind.CLOSE_BREAKER:
+                answer, self._breaker_open = "closed" if self._breaker_open else "not_open", False
             case CommandKind.DENY:
                 found = self._pending.pop((command.campaign, command.knob), None)
-                return Request(command, "denied" if found else "nothing_pending")
+                answer = "denied" if found else "nothing_pending"
             case CommandKind.APPROVE:
                 return self._approve(command, limits_version)
             case CommandKind.ROLLBACK:
                 return self._roll_back(controls, command, history)
             case _:
                 return Request(command, "judged", _edited(controls, command))
+        return Request(command, answer)
 
     def _freeze(self, command: Command) -> Request:
         """Freeze the account, a campaign or a knob, or lift that very freeze; those around and within it stay."""
@@ -173,7 +184,7 @@ class Desk:
         if ROLES[command.kind] not in roles:
             return f"needs_role_{ROLES[command.kind].value}"
         if command.campaign == ACCOUNT:
-            return None if command.kind in {CommandKind.FREEZE, CommandKind.UNFREEZE} else "unknown_campaign"
+            return None if command.kind in ABOUT_ACCOUNT else "unknown_campaign"
         return _misfit(command) if 0 <= command.campaign < self._campaigns else "unknown_campaign"
 
     def _approve(self, command: Command, limits_version: int) -> Request:
@@ -185,6 +196,8 @@ class Desk:
             return Request(command, "proposer_cannot_approve")
         if self.stopped[command.campaign, command.knob]:
             return Request(command, "account_frozen" if self._frozen else "knob_frozen")
+        if self._breaker_open:
+            return Request(command, "breaker_open")
         del self._pending[command.campaign, command.knob]
         if pending.limits_version != limits_version:
             return Request(command, "limits_changed")

@@ -89,6 +89,19 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class Trial(Protocol):
+    """The twin, in which a change is tried before anybody decides on it.
+
+    It knows the world's laws and not its dice: its draws are its own, the same for every trial, so that two of them
+    differ by the change alone.
+    """
+
+    def spend(self, campaign: int, from_tick: int, to_tick: int, controls: ControlState) -> int:
+        """What a campaign (by its position) spends over [from_tick, to_tick) under the run's controls, micros."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """What a source emitted over a span of ticks; records are empty unless it was asked for them.

@@ -5,8 +5,9 @@ All times are ticks. A `Standing` is replaced, never changed in place; it is par
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -19,6 +20,26 @@ NEVER = -(2**40)
 
 COOLING_DAYS = (1, 3, 7)
 """How long a knob cools down after its first, second and every later rollback."""
+
+BREAKER_ROLLBACKS = 3
+"""So many rollbacks within a day open the breaker."""
+
+QUARANTINE_DAYS = 14
+"""How long a change that was rolled back is not proposed again."""
+
+
+class Quarantine(NamedTuple):
+    """A change that was rolled back, and the tick until which it is refused.
+
+    `old` and `values` are what a scalar was and became, or a vector's shares; no values: whatever is proposed for the
+    knob, since it was a policy's course that was rolled back and not one step of it.
+    """
+
+    campaign: int
+    knob: Knob
+    old: int
+    values: tuple[int, ...]
+    until: int
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,14 @@ class Standing:
         int64[n, 4], how often each knob was rolled back.
     trail:
         (tick, int64[n, 2]) pairs, the scalars in force at the last boundaries, oldest first; they reach back one day.
+    rolled_back_at:
+        int64[n], the last tick at which anything of a campaign was rolled back.
+    lately:
+        The ticks of the last day's rollbacks; a campaign's knobs that go back in one round are one.
+    breaker_since:
+        The tick at which the breaker opened; None: it is closed.
+    quarantine:
+        What was rolled back and is not to be proposed again yet.
     """
 
     changed_at: Int64
@@ -42,12 +71,17 @@ class Standing:
     cool_until: Int64
     rollbacks: Int64
     trail: tuple[tuple[int, Int64], ...]
+    rolled_back_at: Int64
+    lately: tuple[int, ...] = ()
+    breaker_since: int | None = None
+    quarantine: tuple[Quarantine, ...] = ()
 
     @classmethod
     def initial(cls, campaigns: int) -> Self:
         """Nothing happened yet."""
         never = np.full((campaigns, len(Knob)), NEVER, dtype=np.int64)
-        return cls(never, never, never, np.zeros((campaigns, len(Knob)), dtype=np.int64), ())
+        none = np.zeros((campaigns, len(Knob)), dtype=np.int64)
+        return cls(never, never, never, none, (), np.full(campaigns, NEVER, dtype=np.int64))
 
     def seen(self, tick: int, controls: ControlState, day: int) -> Self:
         """With the scalars in force at a boundary; those from before a day are forgotten, but for the last of them."""
@@ -73,12 +107,48 @@ class Standing:
         rollbacks[undone[0], undone[1]] += 1
         days = np.array(COOLING_DAYS)[np.minimum(rollbacks[undone[0], undone[1]], len(COOLING_DAYS)) - 1]
         cool_until[undone[0], undone[1]] = tick + days * day
-        return replace(self, changed_at=changed_at, edited_at=edited_at, rollbacks=rollbacks, cool_until=cool_until)
+        rolled_back_at = self.rolled_back_at.copy()
+        rolled_back_at[undone[0]] = tick
+        bundles = (tick,) * np.unique(undone[0]).size
+        lately = tuple(at for at in self.lately if at > tick - day) + bundles if day else ()
+        opens = self.breaker_since is None and len(lately) >= BREAKER_ROLLBACKS
+        return replace(
+            self,
+            changed_at=changed_at,
+            edited_at=edited_at,
+            rollbacks=rollbacks,
+            cool_until=cool_until,
+            rolled_back_at=rolled_back_at,
+            lately=lately,
+            breaker_since=tick if opens else self.breaker_since,
+        )
+
+    def quarantined(self, tick: int, undone: Sequence[tuple[Actions, bool]], day: int) -> Self:
+        """With actions that were rolled back; True marks a policy's under a mandate, whose knob rests altogether."""
+        if not (undone and day):
+            return self
+        kept = [each for each in self.quarantine if each.until > tick]
+        for rows, mandated in undone:
+            campaign, knob = int(rows.campaign[0]), Knob(int(rows.knob[0]))
+            rests = int(self.cool_until[campaign, knob])
+            values = () if mandated else tuple(rows.new.tolist())
+            until = rests if mandated else max(rests, tick + QUARANTINE_DAYS * day)
+            kept.append(Quarantine(campaign, knob, int(rows.old[0]), values, until))
+        return replace(self, quarantine=tuple(kept))
+
+    def closed(self) -> Self:
+        """With the breaker closed by a person: rollbacks count from here on."""
+        return replace(self, breaker_since=None, lately=())
 
     @property
     def last_seen(self) -> int:
         """The tick of the last boundary."""
         return self.trail[-1][0] if self.trail else NEVER
+
+    def scalar_at(self, tick: int) -> Int64 | None:
+        """The scalars in force at a tick of the last day, int64[n, 2]; at the first boundary for one before it."""
+        known = [scalar for at, scalar in self.trail if at <= tick]
+        return known[-1] if known else (self.trail[0][1] if self.trail else None)
 
     def a_day_ago(self, controls: ControlState) -> Int64:
         """The scalars in force a day before the last boundary seen, or at the first one; int64[n, 2]."""

@@ -44,12 +44,13 @@ class Verdict(StrEnum):
 
 
 class Why(StrEnum):
-    """What a verdict rests on."""
+    """What a verdict rests on, or why a watch is open."""
 
     PROFIT = "profit"
     SPEND = "spend_rate"
     CONVERSIONS = "no_conversions"
     WINDOW = "window"
+    EPISODE = "episode"
 
 
 class Control(StrEnum):
@@ -65,7 +66,6 @@ class Event(StrEnum):
     """What the ledger tells of a watch."""
 
     OPENED = "opened"
-    BEGUN = "begun"  # an episode of mandated steps, of which the action is the first
     ROLLS_BACK = "rolls_back"  # asked for in this round; its rows and the guard's answer are in it
     ROLLED_BACK = "rolled_back"
     BLOCKED = "blocked"
@@ -114,7 +114,8 @@ class WatchLimits:
 class Told(NamedTuple):
     """An entry of a round's ledger header: what happened to the watch over an action.
 
-    Of an episode it names the first action on the knob. `control` is what it is compared with, once that is known.
+    An episode is told knob by knob, each by the first action on it, and opened with the reason EPISODE. `control` is
+    what the change is compared with, once that is known.
     """
 
     action: int

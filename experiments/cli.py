@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the heavy rooms are imported by the command that needs them
     from experiments.api import Run, Runner
 
 _INTERRUPTED = 130
-_GRANTED = {"approved", "denied", "frozen", "unfrozen"}
+_GRANTED = {"approved", "denied", "frozen", "unfrozen", "closed"}
 
 app = typer.Typer(
     help="A digital twin for advertising campaigns: simulate, replay and audit them under one safety guard.",
@@ -172,6 +172,12 @@ def unfreeze(
 
 
 @app.command()
+def close_breaker(run: RunFolder, by: As, wait: Wait = False, command: CommandId = None) -> None:
+    """Close the breaker that three rollbacks within a day opened: automatic changes are applied again."""
+    _command("close_breaker", run, by, wait=wait, command=command)
+
+
+@app.command()
 def audit(
     run: RunFolder,
     story: Annotated[
@@ -181,7 +187,8 @@ def audit(
 ) -> None:
     """Check a run's ledger, record by record, and tell what was applied under it."""
     from experiments import api
-    from experiments.show import audit_text, story_text
+    from experiments.report.story_lines import story_text
+    from experiments.show import audit_text
 
     if story is not None:
         told = api.story(run, story)

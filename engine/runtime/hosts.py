@@ -34,11 +34,13 @@ from engine.messages import (
     OptimiserMessage,
     Publish,
     Published,
+    Reloaded,
 )
 from engine.optimiser import OptimiserMachine
 from engine.policy import Batch, View
 from engine.rollback import History
 from engine.runtime.inbox import Inbox
+from engine.runtime.limits import Lookout
 from engine.runtime.plan import Moment, Plan
 from engine.runtime.store import LedgerWriter
 from engine.units import Int64
@@ -201,6 +203,7 @@ class OptimiserHost:
         self._ledger: LedgerWriter | None = None
         self._submitted: list[Command] = []
         self._inbox = Inbox(Path(ledger).parent / "commands", plan.campaigns)
+        self._lookout = Lookout(plan.limits_file) if plan.limits_file else None
 
     def state(self) -> bytes:
         """What a checkpoint keeps."""
@@ -229,6 +232,7 @@ class OptimiserHost:
             people=plan.people,
             approval_ticks=plan.approval_ticks,
             history=History.told_by(known, plan.history_ticks, plan.approval_ticks),
+            trial=plan.trial,
             state=begins,
         )
         if begins is None:
@@ -257,7 +261,7 @@ class OptimiserHost:
     def decide(self, tick: int, *reports: Report) -> Approved:
         """Hold a round at the close of a tick; its record is durable when this returns."""
         view = View.merge(self._plan.campaigns, [(report.members, report.view) for report in reports])
-        return self._carry_out(Boundary(view, self._commands(tick), self._results(reports)))
+        return self._carry_out(Boundary(view, self._commands(tick), self._results(reports), self._reloaded()))
 
     def close(self, tick: int, header: Mapping[str, Any], *reports: Report) -> str:
         """End the run; the ledger's head is its digest."""
@@ -279,6 +283,15 @@ class OptimiserHost:
             if command.id in self._machine.state.desk.served:
                 self._inbox.settle(command.id)
         return commands
+
+    def _reloaded(self) -> Reloaded | None:
+        """What the limits file newly says at this boundary: what its record holds if there is one, else the file."""
+        if self._lookout is None:
+            return None
+        ledger, sequence = self._taken_up(), self._machine.sequence
+        if sequence < ledger.count:
+            return self._lookout.recall(decode_round(ledger.record(sequence)).header.get("limits"))
+        return self._lookout.look(self._machine.reloaded)
 
     def _carry_out(self, message: OptimiserMessage) -> Approved:
         approved = Approved.nothing()

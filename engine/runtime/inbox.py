@@ -19,6 +19,7 @@ from engine.actions import Knob
 from engine.campaigns import CampaignSet
 from engine.errors import BadInput
 from engine.messages import ACCOUNT, Answer, Command, CommandKind
+from engine.people import ABOUT_ACCOUNT
 
 COMMAND_VERSION = 1
 _POLL_SECONDS = 0.05
@@ -130,7 +131,7 @@ def _read(path: Path, campaigns: CampaignSet) -> Command:
         version = said["command_version"]
         kind, by = CommandKind(said["kind"]), str(said["by"])
         freezes = kind in {CommandKind.FREEZE, CommandKind.UNFREEZE}
-        about_account = freezes and said["campaign"] is None
+        about_account = kind in ABOUT_ACCOUNT and said["campaign"] is None
         campaign = ACCOUNT if about_account else campaigns.index(said["campaign"])
         knob = Knob.PAUSED if said["knob"] is None else Knob[str(said["knob"]).upper()]
         action = None if said["action"] is None else int(said["action"])

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from engine.actions import Approved
 from engine.runtime.checkpoints import EVERY, Checkpoint, Checkpoints
 from engine.runtime.hosts import OptimiserHost, Records, Report, ShardHost
+from engine.runtime.interrupts import Interrupts
 from engine.runtime.pace import Pace
 from engine.runtime.plan import Moment, Plan, partition
 from engine.runtime.store import LEDGER
@@ -98,12 +99,21 @@ def carry_out(
     ledger holds after it are decided again and compared with it, and spans that the tables hold are not taken twice.
     """
     try:
-        return _carry_out(plan, cast, folder, watch, every, pace)
+        with Interrupts() as interrupts:
+            return _carry_out(plan, cast, folder, watch, every, pace, interrupts)
     finally:
         cast.release()
 
 
-def _carry_out(plan: Plan, cast: Cast, folder: Path, watch: Watcher | None, every: int, pace: Pace | None) -> Outcome:
+def _carry_out(
+    plan: Plan,
+    cast: Cast,
+    folder: Path,
+    watch: Watcher | None,
+    every: int,
+    pace: Pace | None,
+    interrupts: Interrupts,
+) -> Outcome:
     checkpoints = Checkpoints(folder, every, plan.rehearsal)
     recorder = Recorder(folder, plan.campaigns, plan.grid, plan.rehearsal)
     losses, reached, ours = 0, 0, False
@@ -115,7 +125,7 @@ def _carry_out(plan: Plan, cast: Cast, folder: Path, watch: Watcher | None, ever
                 recorder.restore(begins.recorder if begins else None)
                 checkpoints.forget_after(begins)
                 ours = True
-            outcome = _Drive(plan, cast, recorder, checkpoints, watch, pace).run(begins)
+            outcome = _Drive(plan, cast, recorder, checkpoints, watch, pace, interrupts).run(begins)
         except LostError:
             losses = 0 if recorder.tick > reached else losses + 1
             reached = recorder.tick
@@ -152,6 +162,7 @@ class _Drive:
         checkpoints: Checkpoints,
         watch: Watcher | None,
         pace: Pace | None,
+        interrupts: Interrupts,
     ) -> None:
         self._plan = plan
         self._cast = cast
@@ -159,6 +170,7 @@ class _Drive:
         self._checkpoints = checkpoints
         self._watch = watch
         self._pace = pace
+        self._interrupts = interrupts
         self._flying: deque[_Flying] = deque()
 
     def run(self, begins: Checkpoint | None) -> Outcome:
@@ -168,6 +180,7 @@ class _Drive:
         spans = plan.spans()
         reports: list[Any] = []
         for span in range(begins.span if begins else 0, len(spans)):
+            self._interrupts.heed()
             from_tick, to_tick = spans[span]
             reports, records = cast.step(approved, from_tick, to_tick)
             self._keep_pace(from_tick, to_tick)

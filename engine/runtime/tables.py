@@ -62,6 +62,7 @@ ACTIONS = pa.schema(
         ("creative", pa.string()),
         ("old", pa.int64()),
         ("wanted", pa.int64()),
+        ("raw", pa.int64()),  # what was asked for where it was clipped to `wanted`; null where it was not
         ("offer", pa.int64()),
         ("outcome", pa.string()),  # applied, stale, recorded, pending, needs_approval or refused
         ("reason", pa.string()),
@@ -312,9 +313,6 @@ def _action_columns(
     record: Record, decoded: Round, became: Int64, campaigns: CampaignSet, grid: TickGrid
 ) -> dict[str, Any]:
     judged, rows = decoded.judged, len(became)
-    offer, no_offer = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=np.bool_)
-    offer[decoded.offers["row"]] = decoded.offers["offer"]
-    no_offer[decoded.offers["row"]] = False
     action = (np.int64(record.sequence) << ROW_BITS) + np.arange(rows)
     reason = np.where(judged["reason"] == Reason.NONE, -1, judged["reason"].astype(np.int64))
     notes = decoded.header["notes"]
@@ -328,14 +326,23 @@ def _action_columns(
         "creative": _spelt(_cells(judged, campaigns), campaigns.creatives),
         "old": judged["old"],
         "wanted": judged["wanted"],
-        "offer": pa.array(offer, mask=no_offer),
+        "raw": _sparse(rows, decoded.clipped["row"], decoded.clipped["raw"]),
+        "offer": _sparse(rows, decoded.offers["row"], decoded.offers["offer"]),
         "outcome": _spelt(became, _BECAME),
-        "reason": _spelt(reason, [explain(each) for each in Reason]),
+        "reason": _spelt(reason, _REASONS),
         "source": _spelt(judged["source"], _names(Source)),
         "proposer": _spelt(judged["note"], [proposer for proposer, _ in notes]),
         "note": _spelt(judged["note"], [text for _, text in notes]),
         "base_version": judged["base_version"].astype(np.int64),
     }
+
+
+def _sparse(rows: int, places: NDArray[Any], values: NDArray[Any]) -> pa.Array:
+    """A column that has the values at their places, and null elsewhere."""
+    column, absent = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=np.bool_)
+    column[places] = values
+    absent[places] = False
+    return pa.array(column, mask=absent)
 
 
 def _segment(table: str, first_tick: int) -> str:
@@ -364,3 +371,5 @@ def _names(numbered: type[IntEnum]) -> list[str]:
 
 _BECAME = [*_names(Outcome), *_names(Result)]
 """Words for what became of a row: the guard's answers, then the results of what it approved."""
+_REASONS = [explain(number) if number in list(Reason) else str(number) for number in range(max(Reason) + 1)]
+"""Words for reasons by their numbers, which have gaps."""

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from engine.metrics import ScoreTargets
 from engine.units import TickGrid, microseconds
-from experiments.config.steering import Mandate, PolicySpec, Script
+from experiments.config.steering import Mandate, PolicySpec, Script, Window
 from experiments.config.values import Id, PositiveMicros, Ratio, Zone
 from experiments.config.world import (
     Account,
@@ -82,8 +82,10 @@ class _Common(Model):
     campaigns_per_actor: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     policies: tuple[PolicySpec, ...] = ()
     mandates: tuple[Mandate, ...] = ()
+    windows: tuple[Window, ...] = ()
     limits: HardLimits
     delay_horizon_hours: Annotated[float, Field(gt=0, le=720)] = 24
+    limits_file: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
     approver: Literal["none", "scripted"] = "none"
     people: dict[Id, Annotated[tuple[Literal["approver", "operator"], ...], Field(min_length=1)]] = Field(
         default_factory=dict

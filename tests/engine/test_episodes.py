@@ -78,15 +78,16 @@ class World(Loop):
 def test_a_harmful_episode_is_taken_back_whole_to_the_values_recorded_when_it_began() -> None:
     world = World().until(VERDICT + 3)
     assert world.course == [
-        (BEGUN, "begun", "BID", ""),
+        (BEGUN, "opened", "BID", "episode"),
+        (BEGUN + 6, "opened", "BUDGET", "episode"),
         (VERDICT, "rolls_back", "BID", "profit"),
         (VERDICT, "rolls_back", "BUDGET", "profit"),
         (VERDICT + 1, "rolled_back", "BID", "profit"),
         (VERDICT + 1, "rolled_back", "BUDGET", "profit"),
     ]
     assert world.controls.scalar[0].tolist() == [BID, BUDGET]
-    begun, bid, budget = world.entries[:3]
-    assert begun["action"] == bid["action"]
+    *opened, bid, budget = world.entries[:4]
+    assert [each["action"] for each in opened] == [bid["action"], budget["action"]]
     assert (bid["control"], budget["control"]) == ("siblings", "siblings")
     rows = {int(action): row for _, row, action in _applied(world)}
     assert (rows[bid["action"]], rows[budget["action"]]) == ((0, Knob.BID, BID), (0, Knob.BUDGET, BUDGET))
@@ -112,18 +113,20 @@ def test_after_a_bundle_nothing_of_the_episode_is_left_to_roll_back() -> None:
     assert told.inverse(0, Knob.BID, world.entries[0]["action"], world.controls, "ann") is Blocked.ALREADY_ROLLED_BACK
 
 
-def test_after_a_rollback_the_knobs_cool_down_though_the_mandate_stands() -> None:
+def test_after_a_rollback_the_policys_course_is_quarantined_though_the_mandate_stands() -> None:
     world = World({**BUNDLE, VERDICT + 2: (ask(1_100_000),)}).until(VERDICT + 2)
-    assert world.told == [("REFUSED", "COOLDOWN")]
+    assert world.told == [("REFUSED", "QUARANTINED")]
 
 
 def test_a_harmless_episode_is_kept_and_the_next_step_begins_another() -> None:
     end = BEGUN - 1 + 7 * DAY
     world = World({**BUNDLE, end + 5: (ask(1_300_000),)}, harmful=False).until(end + 7)
     assert world.course == [
-        (BEGUN, "begun", "BID", ""),
+        (BEGUN, "opened", "BID", "episode"),
+        (BEGUN + 6, "opened", "BUDGET", "episode"),
         (end, "kept", "BID", ""),
-        (end + 6, "begun", "BID", ""),
+        (end, "kept", "BUDGET", ""),
+        (end + 6, "opened", "BID", "episode"),
     ]
     assert world.bid == 1_300_000
     world.close()
@@ -131,7 +134,7 @@ def test_a_harmless_episode_is_kept_and_the_next_step_begins_another() -> None:
 
 def test_an_account_that_begins_with_a_mandate_has_nothing_to_hold_its_first_episode_against() -> None:
     world = World({0: (ask(1_200_000),)}).until(7 * DAY)
-    assert world.course == [(1, "begun", "BID", ""), (7 * DAY, "no_data", "BID", "")]
+    assert world.course == [(1, "opened", "BID", "episode"), (7 * DAY, "no_data", "BID", "")]
 
 
 def test_where_every_sibling_moves_the_control_is_the_campaigns_own_hours() -> None:
@@ -158,7 +161,7 @@ def test_a_persons_edit_in_the_round_of_the_verdict_stands_and_blocks_that_knob_
     world = World().until(VERDICT - 1)
     assert world.go(command("edit", values=(1_350_000,))) == ["approved"]
     world.go(to=VERDICT + 3)
-    assert world.course[3:] == [
+    assert world.course[4:] == [
         (VERDICT + 1, "rolled_back", "BUDGET", "profit"),
         (VERDICT + 1, "blocked", "BID", "later_edit"),
     ]

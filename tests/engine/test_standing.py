@@ -89,7 +89,7 @@ def test_after_a_rollback_the_knob_cools_down_for_24_72_hours_and_7_days_mandate
         at.hold(wish(BID + 1, source=Source.PERSON, version=2 * place))
         at.hold(wish(BID, source=Source.ROLLBACK, version=2 * place + 1))
     last = at.tick - 1
-    at.standing = replace(at.standing, edited_at=np.full((1, 4), NEVER))
+    at.standing = replace(at.standing.closed(), edited_at=np.full((1, 4), NEVER))
     assert at.standing.cool_until[0, Knob.BID] == last + days * DAY
     version = 2 * rollbacks
     idle(at, days * DAY - 2)

@@ -269,7 +269,7 @@ def test_a_grant_for_no_knob_applies_nothing(tmp_path: Path) -> None:
     run = bidtwin.simulate(config(mandates=[], script={}), out=tmp_path / "run")
     assert run.info["actions"]["applied"] == 0
     assert set(run.actions.outcome) == {"needs_approval"}
-    assert set(run.actions.reason) == {"outside_mandate"}
+    assert set(run.actions.reason) == {"learning_phase"}
     assert run.metrics.groupby("campaign", observed=True)[SCALARS].nunique().to_numpy().max() == 1
 
 

@@ -46,6 +46,7 @@ ACTIONS = [
     ("creative", "string"),
     ("old", "int64"),
     ("wanted", "int64"),
+    ("raw", "int64"),
     ("offer", "int64"),
     ("outcome", "string"),
     ("reason", "string"),

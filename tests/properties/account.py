@@ -32,6 +32,7 @@ from engine.messages import (
     Open,
     Publish,
     Published,
+    Reloaded,
     Role,
 )
 from engine.optimiser import Assignment, OptimiserMachine, OptimiserState
@@ -44,7 +45,7 @@ NOTHING = np.empty(0, dtype=np.uint8)
 
 @dataclass(frozen=True)
 class Rules:
-    """What does not change while an account is steered.
+    """What does not change while an account is steered; the limits are those it begins with.
 
     Where it is `alive`, campaigns spend and earn, and spend twice as much once a bid is above its first one, so that
     watches come to verdicts; else nothing ever happens.
@@ -134,6 +135,11 @@ class Account:
         """The last boundary held."""
         return self.records[-1].tick
 
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self.optimiser.limits
+
     @cached_property
     def controls(self) -> ControlState:
         """The controls in force."""
@@ -144,10 +150,16 @@ class Account:
         """The last round as the ledger tells it."""
         return decode_round(self.records[-1])
 
-    def hold(self, machine: OptimiserMachine, commands: tuple[Command, ...] = (), ticks: int = 1) -> Account:
+    def hold(
+        self,
+        machine: OptimiserMachine,
+        commands: tuple[Command, ...] = (),
+        ticks: int = 1,
+        reloaded: Reloaded | None = None,
+    ) -> Account:
         """Live through some ticks, hold the boundary with a machine that stands here, commit, apply."""
         observed, view = self.observe(ticks)
-        commit, approved, state = decide(machine, Boundary(view, commands, self.results))
+        commit, approved, state = decide(machine, Boundary(view, commands, self.results, reloaded))
         record = seal(self.records[-1].digest, len(self.records), commit.kind, commit.tick, commit.body)
         fold = copy.copy(self.fold)
         fold.update(record)
@@ -182,14 +194,20 @@ class Account:
         assert fold.state is not None
         return fold.state
 
-    def lost(self, after: Account, assignments: tuple[Assignment, ...], commands: tuple[Command, ...]) -> None:
+    def lost(
+        self,
+        after: Account,
+        assignments: tuple[Assignment, ...],
+        commands: tuple[Command, ...],
+        reloaded: Reloaded | None = None,
+    ) -> None:
         """Lose processes at every place of the boundary that led to `after`: the outcome is always the same.
 
         Before the commit nothing is known of the round, which is held again. After it the round is decided again and
         compared. While it is applied, any of the campaigns may have applied it already, and is asked again.
         """
         observed, view = self.observe(after.tick - self.tick)
-        boundary = Boundary(view, commands, self.results)
+        boundary = Boundary(view, commands, self.results, reloaded)
         commit, approved, state = decide(self.machine(assignments), boundary)
         written = after.records[-1]
         assert (commit.kind, commit.tick, commit.body) == (written.kind, written.tick, written.body)
