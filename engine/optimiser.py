@@ -232,9 +232,13 @@ class OptimiserMachine:
         return requests
 
     def _tell_blocked(self, tick: int, judgement: Judgement) -> None:
-        """Open an alert for every rollback that the guard refuses: the value is not the recorded one."""
+        """Open an alert for every rollback that the guard refuses: the value is not the recorded one.
+
+        One that came second in its round comes again in the next.
+        """
         rows = judgement.proposals
-        for place in np.flatnonzero((rows.source == Source.ROLLBACK) & (judgement.outcome == Outcome.REFUSED)):
+        refused = (judgement.outcome == Outcome.REFUSED) & (judgement.reason != Reason.SECOND_CHANGE)
+        for place in np.flatnonzero((rows.source == Source.ROLLBACK) & refused):
             about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, int(rows.campaign[place]), Knob(int(rows.knob[place])))
             self._alarm(tick, about, Reason(judgement.reason[place]).name.lower(), holds=True)
 

@@ -227,8 +227,9 @@ class Desk:
             return
         rows = judgement.proposals
         keys = rows.campaign[waiting].astype(np.int64) * len(Knob) + rows.knob[waiting]
-        for key in np.unique(keys):
-            mine = waiting[keys == key]
+        order = np.argsort(keys, kind="stable")
+        names, first = np.unique(keys[order], return_index=True)
+        for key, mine in zip(names, np.split(waiting[order], first[1:]), strict=True):
             last = mine[rows.note[mine] == rows.note[mine[-1]]]  # of several proposers in one round, the last
             name = int(key) // len(Knob), Knob(int(key) % len(Knob))
             self._pending[name] = Pending(rows.take(last), tick, limits_version)
