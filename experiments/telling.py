@@ -248,7 +248,7 @@ class _Teller:
     def _watched(self, heard: _Heard, told: Mapping[str, Any]) -> None:
         """Tell what the watch over a change says; that it was rolled back is told already.
 
-        An episode is told once something comes of it: until then its first step is routine as the others are.
+        An episode is told once something comes of it: without a verdict its first step is routine as the others are.
         """
         action, event = told["action"], told["event"]
         change = self._of_action.get(action) if told["campaign"] == self.place else None
@@ -259,6 +259,8 @@ class _Teller:
             self._begun[action] = said
             return
         begun = self._begun.pop(action, None)
+        if begun is not None and event == "superseded":
+            return
         change.events += [said] if begun is None else [begun, said]
 
     def _alerted(self, heard: _Heard, told: Mapping[str, Any]) -> None:

@@ -69,8 +69,8 @@ def explained(word: str) -> str:
 
 
 def of_watch(event: str, why: str, control: str = "") -> str:
-    """What a watch says, what it compared with and why."""
-    against = f" ({HELD_AGAINST.get(control, control)})" if control else ""
+    """What a watch says, what its verdict rests on and why."""
+    against = f" ({HELD_AGAINST.get(control, control)})" if control and event in {"rolls_back", "kept"} else ""
     return WATCHES.get(event, explained(event)) + against + (f": {explained(why)}" if why else "")
 
 
