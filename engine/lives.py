@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OF_EVENT = {
     "opened": Step.OPEN_WATCH,
+    "begun": Step.OPEN_WATCH,  # over an episode: all that a policy does to a campaign inside its mandate
     "rolls_back": Step.ROLL_BACK,
     "rolled_back": Step.CONFIRM,
     "blocked": Step.BLOCK,
@@ -34,6 +35,7 @@ OF_EVENT = {
 }
 """The steps that the entries of watches stand for."""
 _ANSWERED = {outcome.name.lower(): outcome for outcome in Outcome}
+_ENDS = (Step.KEEP, Step.LEAVE, Step.OVERTAKE)
 _REACH = 8
 """So many times as long as a proposal waits, an action is remembered: one day more than it can be rolled back."""
 _UNDER_WAY = (Stage.APPLYING, Stage.WATCHED, Stage.ROLLING_BACK, Stage.TAKING_BACK)
@@ -89,6 +91,7 @@ class Lives:
         self._waits_as = np.full(size, -1, dtype=np.int64)  # and its note
         self._undoing: dict[int, list[int]] = {}  # by key, the actions that this round's rollback may undo
         self._named: dict[int, list[tuple[int, Stage]]] = {}  # what befell single actions, tick by tick
+        self._episodes: dict[int, list[int]] = {}  # by campaign, the actions that stand for its open episode
         self._before: dict[int, str] = {}  # what befell approved ones while they waited
 
     def take(self, sequence: int, tick: int, told: Round) -> None:
@@ -153,15 +156,36 @@ class Lives:
     # --- what is told of single actions ---
 
     def _watched(self, tick: int, told: Mapping[str, Any]) -> None:
-        """An entry of a watch."""
-        event, action = told["event"], told["action"]
+        """An entry of a watch, or of an episode, which is named by its first action on any of its knobs."""
+        event, action, campaign = told["event"], told["action"], told["campaign"]
         step = OF_EVENT.get(event)
         if step is None:
             raise ImpossibleLife(f"{self._story(action)}; a watch does not tell {event!r:.40}")
         self._check_place(told, action)
+        if event == "begun":
+            self._end_episode(tick, campaign, Step.OVERTAKE)  # one whose rollback left something of it
+            self._episodes[campaign] = [action]
+        elif self._joins(campaign, action, event):
+            self._move(tick, action, Step.OPEN_WATCH)
+            self._episodes[campaign].append(action)
+        if step in _ENDS and action in self._episodes.get(campaign, ()):
+            self._end_episode(tick, campaign, step)
+            return
         self._move(tick, action, step)
         if step is Step.ROLL_BACK:
             self._undoing.setdefault(self._key(told), []).append(action)
+
+    def _joins(self, campaign: int, action: int, event: str) -> bool:
+        """Whether an entry is the first to name an action of the campaign's episode."""
+        made, at = self._find(action)
+        own = event != "opened" and made.source[at] > Source.ROLLBACK and made.stage[at] == Stage.APPLIED
+        return bool(own) and campaign in self._episodes
+
+    def _end_episode(self, tick: int, campaign: int, step: Step) -> None:
+        for action in self._episodes.pop(campaign, ()):
+            made, at = self._find(action)
+            if made.stage[at] == Stage.WATCHED:
+                self._move(tick, action, step)
 
     def _commanded(self, tick: int, sequence: int, told: Round) -> Bool:
         """People's commands, whose rows are the first judged, in order; which rows were granted."""
@@ -254,11 +278,13 @@ class Lives:
                 raise ImpossibleLife(f"{self._story(each['action'])}; no alert tells of it")
 
     def _check_rollbacks(self) -> None:
-        """A rollback is asked for by a watch or a person."""
+        """A rollback is asked for by a watch or a person, or restores a value that is not the recorded one."""
         last = self._last
         assert last is not None
+        differs = [about for about in self.alerts.open if about.kind is AlertKind.STATE_DIFFERS]
+        asked = [*self._undoing, *(each.campaign * len(Knob) + each.knob for each in differs if each.knob is not None)]
         undoes = np.flatnonzero(last.source == Source.ROLLBACK)
-        for at in undoes[~np.isin(_keys(last.campaign[undoes], last.knob[undoes]), list(self._undoing))].tolist():
+        for at in undoes[~np.isin(_keys(last.campaign[undoes], last.knob[undoes]), asked)].tolist():
             raise ImpossibleLife(f"{self._of(last, at)}; nobody asked for this rollback")
 
     def _check_place(self, told: Mapping[str, Any], action: int) -> None:
