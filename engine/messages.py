@@ -142,11 +142,15 @@ class Open:
 
 @dataclass(frozen=True)
 class Boundary:
-    """A decision is due: what is known, what was commanded, and what became of the last round."""
+    """A decision is due: what is known, what was commanded, and what became of the last round.
+
+    Where the optimiser is not `leased`, nothing begins at this boundary but pauses and rollbacks.
+    """
 
     view: View
     commands: tuple[Command, ...]
     results: NDArray[Any]
+    leased: bool = True
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from engine.messages import (
     Answer,
     Boundary,
     Close,
-    Command,
     Commit,
     Dispatch,
     Open,
@@ -36,6 +35,12 @@ from engine.rollback import History
 from engine.standing import Standing
 from engine.units import Bool, Int64, TickGrid
 from engine.watch import Event, Told, Watching, WatchLimits, slot_of
+
+_LEASE_LOST = Fingerprint(AlertKind.LEASE_LOST)
+_OF_LEASE = {
+    False: "the watchdog did not renew the lease in time: nothing begins but pauses and rollbacks until it does",
+    True: "the watchdog renewed the lease",
+}
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,8 @@ class OptimiserMachine:
             case Open(view, header):
                 body = opening_body(header, self._campaigns.cell_start, view.controls)
                 return [self._commit(RecordKind.OPENING, view.tick, body)]
-            case Boundary(view, commands, results):
-                return self._decide(view, commands, results)
+            case Boundary():
+                return self._decide(message)
             case Close(tick, results, header):
                 self._take_results(tick, results)
                 return [self._commit(RecordKind.CLOSING, tick, closing_body(header, results))]
@@ -144,11 +149,13 @@ class OptimiserMachine:
         self._sequence += 1
         return Commit(kind, tick, body)
 
-    def _decide(self, view: View, commands: tuple[Command, ...], results: NDArray[Any]) -> list[OptimiserInstruction]:
+    def _decide(self, boundary: Boundary) -> list[OptimiserInstruction]:
+        view, results, leased = boundary.view, boundary.results, boundary.leased
         self._alarms = []
+        self._alarm(view.tick, _LEASE_LOST, _OF_LEASE[leased], holds=not leased)
         watched = self._take_results(view.tick, results)
         self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
-        requests = self._desk.serve(view, commands, self._history, self._limits.version)
+        requests = self._desk.serve(view, boundary.commands, self._history, self._limits.version, leased=leased)
         verdicts, inverses = self._watch(view)
         judgement = self._judge(view, requests, inverses + self._ask(view))
         self._desk.take(view.tick, judgement, self._limits.version)
@@ -156,6 +163,7 @@ class OptimiserMachine:
         header = {
             "limits_version": self._limits.version,
             "frozen": self._desk.frozen,
+            "leased": leased,
             "commands": told,
             "watches": [each.told() for each in watched + verdicts],
             "alerts": self._alarms,
