@@ -118,9 +118,7 @@ def _carry_out(plan: Plan, cast: Cast, folder: Path, watch: Watcher | None, ever
         begins = checkpoints.latest(cast.layout, recorder.holds)
         try:
             epoch = cast.restore(begins.hosts if begins else None)
-            if (
-                epoch != fence.epoch
-            ):  # the ledger is held anew: until now somebody else may have written into the folder
+            if epoch != fence.epoch:  # held anew: meanwhile somebody else may have written into the folder
                 fence.epoch = epoch
                 with fence():
                     recorder.restore(begins.recorder if begins else None)

@@ -66,7 +66,11 @@ class Pace:
         if self._watchdog:
             self._watchdog.tend()
         now = self.clock()
-        due, last = self._last or (now, tick)
+        if self._last is None:
+            self._last = now, tick
+        due, last = self._last
+        if tick <= last:  # lived through again, after a loss
+            return
         a_tick = grid.tick_us / 1e6 / self._multiple
         takes = (tick - last) * a_tick
         left = min(due + takes - now, takes)  # the clock may have gone back
@@ -78,6 +82,7 @@ class Pace:
 
     def end(self) -> None:
         """The run is over, or interrupted: its lease ends."""
+        self._last = None
         if self._watchdog:
             self._watchdog.end()
             self._watchdog = None

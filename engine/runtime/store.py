@@ -1,8 +1,8 @@
 """The ledger's file in SQLite, its single writer, and the fence that keeps an older writer from the run's files.
 
 The writer holds a lock, which goes with its process, and an epoch, which stands in the file and which every opening
-for writing raises by one. A process that is stopped keeps its lock for ever: once its lease has lapsed, another may take
-the ledger over, and what the old one still wants to write is refused by its epoch. See docs/decisions/0004.
+for writing raises by one. A process that is stopped keeps its lock for ever: once its lease has lapsed, another may
+take the ledger over, and what the old one still wants to write is refused by its epoch. See docs/decisions/0004.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from engine.runtime.plan import Moment, Rehearsal, unrehearsed
 SCHEMA_VERSION = 1
 LEDGER = "ledger.sqlite"
 _FIRST_EPOCH = 1
+_BUSY_SECONDS = 5.0
 
 _TABLES = """
 CREATE TABLE ledger (sequence INTEGER PRIMARY KEY, kind TEXT NOT NULL, tick INTEGER NOT NULL,
@@ -110,13 +111,14 @@ class LedgerWriter:
         with ExitStack() as held:
             try:
                 lock, seizes = held.enter_context(_lock(path)), False
+                epoch = _epoch_in(path)
             except BadInput:
                 if take_over_at is None:
                     raise
-                must_have_lapsed(path, _epoch_in(path), take_over_at)
+                epoch = _epoch_in(path)
+                must_have_lapsed(path, epoch, take_over_at)
                 lock, seizes = held.enter_context(_lock(path, f".{os.getpid()}")), True
                 held.callback(Path(lock.name).unlink, missing_ok=True)
-            epoch = _epoch_in(path)
             last = _checked(path)
             connection = held.enter_context(closing(_connect(path)))
             _raise_epoch(connection, path, epoch, last, Path(lock.name) if seizes else None)
@@ -155,7 +157,7 @@ class LedgerWriter:
         try:
             self._connection.execute("PRAGMA journal_mode = DELETE")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            if not _is_busy(error):
                 raise
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.release()
@@ -204,7 +206,8 @@ def _fenced(connection: sqlite3.Connection, path: str | os.PathLike[str], epoch:
         connection.execute("BEGIN IMMEDIATE")
         if _epoch_of(connection) != epoch:
             raise BadInput(
-                f"this optimiser lost its place on ledger {path} to a newer one: it stops here, and nothing was written"
+                f"this optimiser lost ledger {path} to a newer one, so it stops and has written nothing since: follow "
+                "the newer one"
             )
         yield
 
@@ -223,9 +226,14 @@ def _raise_epoch(
                 lock.replace(_lock_of(path))
             connection.execute(f"PRAGMA user_version = {epoch + 1}")
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+        if not _is_busy(error):
             raise
         raise BadInput(f"ledger {path} is held by a process that was stopped while it wrote: end that one") from None
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection holds what was wanted."""
+    return error.sqlite_errorname.startswith("SQLITE_BUSY")
 
 
 def _epoch_of(connection: sqlite3.Connection) -> int:
@@ -296,7 +304,7 @@ def _checked(path: str | os.PathLike[str]) -> Record | None:
 
 
 def _connect(path: str | os.PathLike[str]) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None)  # we begin our transactions ourselves
+    connection = sqlite3.connect(path, _BUSY_SECONDS, isolation_level=None)  # we begin our transactions ourselves
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     return connection

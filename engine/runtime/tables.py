@@ -243,9 +243,8 @@ class Recorder:
 
     def _table(self, name: str, schema: pa.Schema) -> _Table:
         if name not in self._open:
-            self._open[name] = _Table(
-                self._folder / _segment(name, self._segment), schema, self._rehearsal, self._fence
-            )
+            path = self._folder / _segment(name, self._segment)
+            self._open[name] = _Table(path, schema, self._rehearsal, self._fence)
         return self._open[name]
 
     def _metric_columns(self, first_tick: int, values: Int64) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Watchdog:
     def tend(self) -> None:
         """Replace the process if it is gone."""
         if self._process is not None and self._process.poll() is not None:
+            self._hang_up(self._process)
             self._start()
 
     def _start(self) -> None:
@@ -78,15 +79,19 @@ class Watchdog:
         """End the process, and with it the lease."""
         if self._process is None:
             return
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
+        self._hang_up(self._process)
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:  # it is stopped
             self._process.kill()
             self._process.wait()
         self._process = None
+
+    @staticmethod
+    def _hang_up(process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def renew(folder: Path, seconds: float, orders: int, driver: int) -> None:

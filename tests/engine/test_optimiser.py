@@ -85,6 +85,7 @@ class Loop:
         )
         self.records: list[Record] = []
         self.tick = -1
+        self.leased = True
         self.results: Any = NOTHING
         self._write(self.machine.handle(Open(empty_view(-1), {})))
 
@@ -97,7 +98,7 @@ class Loop:
             (published,) = self.campaigns.handle(Publish(self.tick))
             assert isinstance(published, Published)
             served = commands if self.tick == last else ()
-            commit, dispatch, *told = self.machine.handle(Boundary(published.view, served, self.results))
+            commit, dispatch, *told = self.machine.handle(Boundary(published.view, served, self.results, self.leased))
             self._write([commit])
             assert [each["answer"] for answer in told for each in answer.commands] == self.answers
             assert isinstance(dispatch, Dispatch)
