@@ -100,14 +100,14 @@ def renew(folder: Path, seconds: float, orders: int, driver: int) -> None:
     while True:
         if select.select([orders], [], [], seconds / RENEWALS)[0]:
             told = os.read(orders, 4096).split()
+            if lease is not None:
+                lease.end()
             if not told:
-                break
+                return
             lease = Lease(folder, int(told[-1]))
         if lease is not None and not _is_stopped(driver):
             with suppress(OSError):  # a full disk may have room again; until then the lease lapses
                 lease.renew(time.time(), seconds)
-    if lease is not None:
-        lease.end()
 
 
 def _is_stopped(process: int) -> bool:
