@@ -211,6 +211,23 @@ def test_paused_anywhere_an_old_optimiser_changes_nothing_of_its_successors_resu
     assert api.audit(out)["valid"]
 
 
+@pytest.mark.slow
+def test_ctrl_c_on_an_old_optimiser_leaves_its_successors_result_finished(tmp_path: Path) -> None:
+    out, paused = tmp_path / "run", At(80)
+
+    def wake_up_interrupted(moment: Moment, number: int) -> None:
+        try:
+            paused(moment, number)
+        except Crash:
+            lapse(out / LEDGER)
+            api.resume(out, runner=LocalRunner(take_over=True))
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(KeyboardInterrupt):
+        begin(api.load(small(decision_every=5)), out, LocalRunner(), wake_up_interrupted)
+    assert api.open_run(out).info["status"] == "finished"
+
+
 IN_A_HURRY = """
 import engine.runtime.watchdog
 engine.runtime.watchdog.SECONDS = 1.0
