@@ -100,7 +100,8 @@ def carry_out(
     """Carry a plan out to its end, from the folder's last checkpoint if there is one, whoever is lost on the way.
 
     Losing a process and losing the driver are one case: everybody goes back to the last checkpoint, the rounds that the
-    ledger holds after it are decided again and compared with it, and spans that the tables hold are not taken twice.
+    ledger holds after it are decided again and compared with it, and spans that the tables hold are not taken twice. The
+    tables go back too where the ledger was taken up anew, since another process may have had the folder meanwhile.
     """
     with ExitStack() as ends:
         ends.callback(cast.release)
@@ -128,7 +129,7 @@ def _carry_out(plan: Plan, cast: Cast, folder: Path, watch: Watcher | None, ever
             metrics_digest, ledger_digest = _Drive(plan, cast, recorder, checkpoints, watch, pace).run(begins)
         except LostError:
             losses = 0 if recorder.tick > reached else losses + 1
-            reached = recorder.tick
+            reached = max(reached, recorder.tick)
             if losses > LOSSES:
                 raise
         else:
