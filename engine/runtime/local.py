@@ -100,8 +100,8 @@ def carry_out(
     """Carry a plan out to its end, from the folder's last checkpoint if there is one, whoever is lost on the way.
 
     Losing a process and losing the driver are one case: everybody goes back to the last checkpoint, the rounds that the
-    ledger holds after it are decided again and compared with it, and spans that the tables hold are not taken twice. The
-    tables go back too where the ledger was taken up anew, since another process may have had the folder meanwhile.
+    ledger holds after it are decided again and compared with it, and spans that the tables hold are not taken twice.
+    Where the ledger was taken up anew the tables go back too: another process may have had the folder meanwhile.
     """
     with ExitStack() as ends:
         ends.callback(cast.release)
