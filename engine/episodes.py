@@ -198,7 +198,7 @@ class Episodes:
         begun = stay._begun(tick, np.unique(steps.campaign.astype(np.int64)), book, campaigns.market)
         recorded, joined = begun._recorded(steps, campaigns.cell_start)
         for campaign, knob in zip(*joined, strict=True):
-            told += recorded.tell(campaign, [Knob(knob)], Event.OPENED, Why.EPISODE)
+            told += recorded.tell(campaign, [Knob(knob)], Event.BEGUN)
         return recorded, told
 
     def _disturbed(self, others: Actions, undoing: Mapping[tuple[int, Knob], int]) -> tuple[Self, list[Told]]:

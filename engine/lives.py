@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OF_EVENT = {
     "opened": Step.OPEN_WATCH,
+    "begun": Step.OPEN_WATCH,  # over one knob of an episode: what a policy does to it inside its mandate
     "rolls_back": Step.ROLL_BACK,
     "rolled_back": Step.CONFIRM,
     "blocked": Step.BLOCK,
@@ -153,7 +154,7 @@ class Lives:
     # --- what is told of single actions ---
 
     def _watched(self, tick: int, told: Mapping[str, Any]) -> None:
-        """An entry of a watch."""
+        """An entry of a watch, or of one knob of an episode, which is named by its first action there."""
         event, action = told["event"], told["action"]
         step = OF_EVENT.get(event)
         if step is None:
@@ -254,15 +255,12 @@ class Lives:
                 raise ImpossibleLife(f"{self._story(each['action'])}; no alert tells of it")
 
     def _check_rollbacks(self) -> None:
-        """A rollback is asked for by a watch or a person, or restores a control that differs from what was set."""
+        """A rollback is asked for by a watch or a person, or restores a value that is not the recorded one."""
         last = self._last
         assert last is not None
+        differs = [about for about in self.alerts.open if about.kind is AlertKind.STATE_DIFFERS]
+        asked = [*self._undoing, *(each.campaign * len(Knob) + each.knob for each in differs if each.knob is not None)]
         undoes = np.flatnonzero(last.source == Source.ROLLBACK)
-        differ = [about for about in self.alerts.open if about.kind is AlertKind.STATE_DIFFERS]
-        asked = [
-            *self._undoing,
-            *(about.campaign * len(Knob) + about.knob for about in differ if about.knob is not None),
-        ]
         for at in undoes[~np.isin(_keys(last.campaign[undoes], last.knob[undoes]), asked)].tolist():
             raise ImpossibleLife(f"{self._of(last, at)}; nobody asked for this rollback")
 

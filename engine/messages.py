@@ -163,13 +163,15 @@ class Reloaded:
 class Boundary:
     """A decision is due: what is known, what was commanded, and what became of the last round.
 
-    `reloaded` is None where no limits file changed since the last boundary.
+    `reloaded` is None where no limits file changed since the last boundary. Where the optimiser is not `leased`,
+    nothing begins at this boundary but pauses and rollbacks.
     """
 
     view: View
     commands: tuple[Command, ...]
     results: NDArray[Any]
     reloaded: Reloaded | None = None
+    leased: bool = True
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from engine.messages import (
     Answer,
     Boundary,
     Close,
-    Command,
     CommandKind,
     Commit,
     Dispatch,
@@ -42,8 +41,14 @@ from engine.rollback import History
 from engine.shield import SUSPENDED_AFTER, Clipped, Shield, shielded
 from engine.standing import Standing
 from engine.units import Bool, Int64, TickGrid
-from engine.verdicts import Event, Told, WatchLimits
+from engine.verdicts import BEGINNINGS, Event, Told, WatchLimits
 from engine.watch import Watching, slot_of
+
+_LEASE_LOST = Fingerprint(AlertKind.LEASE_LOST)
+_OF_LEASE = {
+    False: "the watchdog did not renew the lease in time: nothing begins but pauses and rollbacks until it does",
+    True: "the watchdog renewed the lease",
+}
 
 
 @dataclass(frozen=True)
@@ -181,8 +186,8 @@ class OptimiserMachine:
                     {**header, "approval_ticks": self._approval_ticks}, self._campaigns.cell_start, view.controls
                 )
                 return [self._commit(RecordKind.OPENING, view.tick, body)]
-            case Boundary(view, commands, results, reloaded):
-                return self._decide(view, commands, results, reloaded)
+            case Boundary():
+                return self._decide(message)
             case Close(tick, results, header):
                 self._take_results(tick, results)
                 return [self._commit(RecordKind.CLOSING, tick, closing_body(header, results))]
@@ -193,16 +198,16 @@ class OptimiserMachine:
         self._sequence += 1
         return Commit(kind, tick, body)
 
-    def _decide(
-        self, view: View, commands: tuple[Command, ...], results: NDArray[Any], reloaded: Reloaded | None
-    ) -> list[OptimiserInstruction]:
+    def _decide(self, boundary: Boundary) -> list[OptimiserInstruction]:
+        view, results, reloaded, leased = boundary.view, boundary.results, boundary.reloaded, boundary.leased
         self._alarms = []
+        self._alarm(view.tick, _LEASE_LOST, _OF_LEASE[leased], holds=not leased)
         watched = self._take_results(view.tick, results)  # of a round that was judged under the limits so far
         if reloaded is not None:
             self._reload(view.tick, reloaded)
         self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
         self._spending = self._spending.seen(view.tick, view.lifetime, self._limits.day)
-        requests = self._serve(view, commands)
+        requests = self._serve(boundary)
         verdicts, inverses = self._watch(view)
         restored = self._restore(view)
         asked = self._ask(view)
@@ -213,6 +218,7 @@ class OptimiserMachine:
         header = {
             "limits_version": self._limits.version,
             "frozen": self._desk.frozen,
+            "leased": leased,
             "commands": told,
             "watches": [each.told() for each in watched + verdicts],
             "alerts": self._alarms,
@@ -225,12 +231,14 @@ class OptimiserMachine:
         answers = [Answer(view.tick, tuple(told))] if told else []
         return [commit, Dispatch(judgement.approved), *answers]
 
-    def _serve(self, view: View, commands: tuple[Command, ...]) -> list[Request]:
+    def _serve(self, boundary: Boundary) -> list[Request]:
         """Serve people, and tell of the breaker that rollbacks opened or a person closed."""
+        view = boundary.view
         about, opened = Fingerprint(AlertKind.BREAKER_OPEN), self._standing.breaker_since is not None
         if opened:
             self._alarm(view.tick, about, "three rollbacks within a day: nothing automatic is applied", holds=True)
-        requests = self._desk.serve(view, commands, self._history, self._limits.version, breaker_open=opened)
+        known = self._history, self._limits.version
+        requests = self._desk.serve(view, boundary.commands, *known, leased=boundary.leased, breaker_open=opened)
         for request in requests:
             kind, answer, by = request.command.kind, request.answer, request.command.by
             if kind is CommandKind.CLOSE_BREAKER and answer == "closed":
@@ -239,9 +247,13 @@ class OptimiserMachine:
         return requests
 
     def _tell_blocked(self, tick: int, judgement: Judgement) -> None:
-        """Open an alert for every rollback that the guard refuses: the value is not the recorded one."""
+        """Open an alert for every rollback that the guard refuses: the value is not the recorded one.
+
+        One that came second in its round comes again in the next.
+        """
         rows = judgement.proposals
-        for place in np.flatnonzero((rows.source == Source.ROLLBACK) & (judgement.outcome == Outcome.REFUSED)):
+        refused = (judgement.outcome == Outcome.REFUSED) & (judgement.reason != Reason.SECOND_CHANGE)
+        for place in np.flatnonzero((rows.source == Source.ROLLBACK) & refused):
             about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, int(rows.campaign[place]), Knob(int(rows.knob[place])))
             self._alarm(tick, about, Reason(judgement.reason[place]).name.lower(), holds=True)
 
@@ -287,7 +299,7 @@ class OptimiserMachine:
         if self._watch_limits is None:
             return []
         self._watching, told = self._watching.after(applied, mandated, undoing, self._campaigns)
-        self._history.keep([(each.campaign, each.knob) for each in told if each.event is Event.OPENED], tick)
+        self._history.keep([(each.campaign, each.knob) for each in told if each.event in BEGINNINGS], tick)
         return told
 
     def _undone(

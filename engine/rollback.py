@@ -100,8 +100,10 @@ class History:
             if record.kind is RecordKind.ROUND:
                 intents = told.intents(record.sequence)
                 watches, commands = told.header["watches"], told.header["commands"]
-                opened = [(each["campaign"], Knob(each["knob"])) for each in watches if each["event"] == "opened"]
-                history.keep(opened, record.tick)
+                begun = [
+                    (each["campaign"], Knob(each["knob"])) for each in watches if each["event"] in {"opened", "begun"}
+                ]
+                history.keep(begun, record.tick)
                 undone = [(watch, watch["action"]) for watch in watches if watch["event"] == "rolls_back"]
                 undone += [(command, command["undoes"]) for command in commands if command["undoes"] is not None]
                 undoing = {(asked["campaign"], Knob(asked["knob"])): action for asked, action in undone}

@@ -153,6 +153,7 @@ class _Teller:
         self._of_action: dict[int | None, Change] = {}
         self._cause: dict[tuple[Knob, Reason], Change] = {}  # what a hold or a cooldown comes from
         self._due: list[tuple[int, Knob, Change, Event]] = []  # places among the next results, and what they decide
+        self._begun: dict[int, Event] = {}  # by their first actions, episodes of which nothing came so far
         self._alarms: dict[tuple[Any, ...], int] = {}  # open ones, by what they are about: their places in `_told`
 
     def take(self, heard: _Heard) -> None:
@@ -245,11 +246,22 @@ class _Teller:
             self._told.append(Order(at, kind, by, about, no or word))
 
     def _watched(self, heard: _Heard, told: Mapping[str, Any]) -> None:
-        """Tell what the watch over a change says; that it was rolled back is told already."""
-        change = self._of_action.get(told["action"]) if told["campaign"] == self.place else None
-        if change is not None and told["event"] != "rolled_back":
-            said = f"watch: {of_watch(told['event'], told['why'])}"
-            change.events.append(Event(self._at(heard.record.tick), said))
+        """Tell what the watch over a change says; that it was rolled back is told already.
+
+        An episode is told once something comes of it: without a verdict its first step is routine as the others are.
+        """
+        action, event = told["action"], told["event"]
+        change = self._of_action.get(action) if told["campaign"] == self.place else None
+        if change is None or event == "rolled_back":
+            return
+        said = Event(self._at(heard.record.tick), f"watch: {of_watch(event, told['why'], told.get('control', ''))}")
+        if event == "begun":
+            self._begun[action] = said
+            return
+        begun = self._begun.pop(action, None)
+        if begun is not None and event == "superseded":
+            return
+        change.events += [said] if begun is None else [begun, said]
 
     def _alerted(self, heard: _Heard, told: Mapping[str, Any]) -> None:
         """Tell an alert once, where it was opened."""

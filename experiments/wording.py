@@ -26,13 +26,14 @@ ANSWERS = {
     "profit": "profit per opportunity",
     "spend_rate": "it spends faster than it can explain",
     "no_conversions": "conversions were due and none came",
-    "episode": "with what else the policy does to the campaign inside its mandate",
-    "nothing_differs": "it is back already",
+    "nothing_differs": "its knobs are back already",
+    "lease_lost": "the lease was lost",
 }
 """Answers to commands, and what verdicts and alerts rest on."""
 
 WATCHES = {
     "opened": "opened",
+    "begun": "opened, over the episode that begins with it",
     "rolls_back": "roll back",
     "rolled_back": "rolled back",
     "blocked": "its rollback is blocked",
@@ -51,6 +52,13 @@ ALERTS = {
     AlertKind.STATE_DIFFERS.value: "a control differs from what was set",
 }
 
+HELD_AGAINST = {
+    "split": "creatives side by side",
+    "siblings": "against untouched siblings",
+    "history": "against its own history",
+}
+"""What a watch compares with."""
+
 PREDICTED_BY = {"trial": "by a trial in the twin", "record": "by what it spent before"}
 
 
@@ -60,9 +68,10 @@ def explained(word: str) -> str:
     return known or (word.replace("_", " ") if word.replace("_", "").isalnum() else word)
 
 
-def of_watch(event: str, why: str) -> str:
-    """What a watch says, and why."""
-    return WATCHES.get(event, explained(event)) + (f": {explained(why)}" if why else "")
+def of_watch(event: str, why: str, control: str = "") -> str:
+    """What a watch says, what its verdict rests on and why."""
+    against = f" ({HELD_AGAINST.get(control, control)})" if control and event in {"rolls_back", "kept"} else ""
+    return WATCHES.get(event, explained(event)) + against + (f": {explained(why)}" if why else "")
 
 
 def of_alert(kind: str, knob: str | None, label: str) -> str:

@@ -166,9 +166,10 @@ def judge(found: Sequence[Decision], rounds: Headers, calendar: Calendar) -> Non
         for told in header.get("watches", ()):
             decision = of_action.get(told["action"])
             if decision is not None:
-                said = "watched" if told["event"] == "opened" else of_watch(told["event"], told["why"])
-                since = "since " if told["event"] == "opened" else ""
-                decision.verdict = f"{said}, {since}{calendar.text(int(calendar.minutes[tick]))}"
+                when = calendar.text(int(calendar.minutes[tick]))
+                begins = told["event"] in {"opened", "begun"}
+                said = of_watch(told["event"], told["why"], told.get("control", ""))
+                decision.verdict = f"watched since {when}" if begins else f"{said}, {when}"
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,8 @@ class World(Loop):
 def test_a_harmful_episode_is_taken_back_whole_to_the_values_recorded_when_it_began() -> None:
     world = World().until(VERDICT + 3)
     assert world.course == [
-        (BEGUN, "opened", "BID", "episode"),
-        (BEGUN + 6, "opened", "BUDGET", "episode"),
+        (BEGUN, "begun", "BID", ""),
+        (BEGUN + 6, "begun", "BUDGET", ""),
         (VERDICT, "rolls_back", "BID", "profit"),
         (VERDICT, "rolls_back", "BUDGET", "profit"),
         (VERDICT + 1, "rolled_back", "BID", "profit"),
@@ -122,11 +122,11 @@ def test_a_harmless_episode_is_kept_and_the_next_step_begins_another() -> None:
     end = BEGUN - 1 + 7 * DAY
     world = World({**BUNDLE, end + 5: (ask(1_300_000),)}, harmful=False).until(end + 7)
     assert world.course == [
-        (BEGUN, "opened", "BID", "episode"),
-        (BEGUN + 6, "opened", "BUDGET", "episode"),
+        (BEGUN, "begun", "BID", ""),
+        (BEGUN + 6, "begun", "BUDGET", ""),
         (end, "kept", "BID", ""),
         (end, "kept", "BUDGET", ""),
-        (end + 6, "opened", "BID", "episode"),
+        (end + 6, "begun", "BID", ""),
     ]
     assert world.bid == 1_300_000
     world.close()
@@ -134,7 +134,7 @@ def test_a_harmless_episode_is_kept_and_the_next_step_begins_another() -> None:
 
 def test_an_account_that_begins_with_a_mandate_has_nothing_to_hold_its_first_episode_against() -> None:
     world = World({0: (ask(1_200_000),)}).until(7 * DAY)
-    assert world.course == [(1, "opened", "BID", "episode"), (7 * DAY, "no_data", "BID", "")]
+    assert world.course == [(1, "begun", "BID", ""), (7 * DAY, "no_data", "BID", "")]
 
 
 def test_where_every_sibling_moves_the_control_is_the_campaigns_own_hours() -> None:

@@ -26,7 +26,7 @@ from engine.life import (
 from engine.lives import OF_EVENT
 from engine.messages import CommandKind
 from engine.verdicts import Event
-from tests.engine.builders import reseal
+from tests.engine.builders import Desk, campaign_set, reseal, wish
 from tests.engine.test_optimiser import DAY, Loop, ask, command, optimiser
 from tests.engine.test_watch import APPROVED, VERDICT, World
 
@@ -301,3 +301,49 @@ def test_of_more_than_a_week_ago_nothing_is_remembered() -> None:
         (9 * DAY, "none of this name that is still in reach"),
     ):
         assert why in refusal(told(loop.records, place, lambda header: header.update(watches=[kept])))
+
+
+# --- episodes: named by the first action on each knob ---
+
+
+def an_episode(*entries: tuple[int, Header]) -> list[Record]:
+    """A policy's steps on bid and budget of a campaign, inside a mandate, and what the rounds tell of their watch."""
+    desk = Desk(campaign_set())
+    desk.hold(wish(1_200_000))
+    desk.hold(wish(110_000_000, Knob.BUDGET))
+    for version, bid in enumerate((1_100_000, 1_150_000, 1_000_000), start=1):
+        desk.hold(wish(bid, version=version))
+    records = desk.close()
+    for place, told_there in entries:
+        records = told(records, place, lambda header, here=told_there: header.setdefault("watches", []).append(here))
+    return records
+
+
+def of_bid(event: str, **other: Any) -> Header:
+    return {"action": 1 << ROW_BITS, "campaign": 0, "knob": 0, "event": event, "why": ""} | other
+
+
+def of_budget(event: str) -> Header:
+    return of_bid(event, action=2 << ROW_BITS, knob=1)
+
+
+def test_an_episode_is_begun_ended_and_taken_back_knob_by_knob() -> None:
+    begun = (2, of_bid("begun")), (3, of_budget("begun"))
+    fold(an_episode(*begun, (4, of_bid("kept")), (4, of_budget("kept"))))
+    fold(an_episode(*begun, (4, of_bid("rolls_back")), (4, of_budget("rolls_back"))))
+    fold(an_episode(*begun, (4, of_bid("superseded")), (5, of_budget("no_data"))))
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ([(4, of_bid("kept"))], "keep cannot follow applied"),
+        ([(2, of_bid("begun")), (4, of_bid("kept")), (5, of_budget("kept"))], "keep cannot follow applied"),
+        ([(2, of_bid("begun")), (4, of_bid("opened"))], "open watch cannot follow watched"),
+        ([(2, of_bid("begun")), (4, of_bid("kept")), (5, of_bid("begun"))], "open watch cannot follow kept"),
+    ],
+)
+def test_an_impossible_episode_is_found(entries: list[tuple[int, Header]], why: str) -> None:
+    said = refusal(an_episode(*entries))
+    assert said.startswith(f"record {entries[-1][0]} tells what cannot be: action ")
+    assert why in said

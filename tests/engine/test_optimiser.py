@@ -86,6 +86,7 @@ class Loop:
         )
         self.records: list[Record] = []
         self.tick = -1
+        self.leased = True
         self.results: Any = NOTHING
         self._write(self.machine.handle(Open(empty_view(-1), {})))
 
@@ -101,7 +102,8 @@ class Loop:
             (published,) = self.campaigns.handle(Publish(self.tick))
             assert isinstance(published, Published)
             served, found = (commands, reloaded) if self.tick == last else ((), None)
-            commit, dispatch, *told = self.machine.handle(Boundary(published.view, served, self.results, found))
+            boundary = Boundary(published.view, served, self.results, found, self.leased)
+            commit, dispatch, *told = self.machine.handle(boundary)
             self._write([commit])
             assert [each["answer"] for answer in told for each in answer.commands] == self.answers
             assert isinstance(dispatch, Dispatch)

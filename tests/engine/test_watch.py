@@ -272,7 +272,7 @@ def test_a_persons_edit_a_pause_and_a_step_inside_a_mandate_are_not_watched() ->
     assert bench.apply(wish(1, Knob.PAUSED, Source.RULE)) == []
     rows = bench.desk.hold(wish(1_250_000, version=1)).approved.rows
     watching, told = bench.watching.after(rows, np.ones(1, dtype=np.bool_), {}, bench.campaigns)
-    assert (watching.watches, [each.event for each in told]) == ((), [Event.OPENED])
+    assert (watching.watches, [each.event for each in told]) == ((), [Event.BEGUN])
 
 
 def test_a_vector_is_one_watch() -> None:

@@ -16,7 +16,7 @@ from engine.runtime.store import LEDGER, read_ledger
 from experiments import api, build
 from experiments.api import Run
 from experiments.config import load_config
-from experiments.show import story_text
+from experiments.report.story_lines import story_text
 from experiments.users import users_policy
 from tests.rehearsals import At, Crash, begin, go_on, small
 from tests.scenarios import AUCTIONS, config

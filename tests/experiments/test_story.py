@@ -192,6 +192,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
   05:00  weights: still 50% → 60%, video 50% → 40%
          proposed by sam (script) at version 0
+         predicted: spend +0.00 per day, by a trial in the twin
          guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          2026-03-30 05:00 nobody answered before the ledger's end"""
 
