@@ -92,8 +92,19 @@ def i6_nothing_applies_without_an_approval_or_a_mandate(before: Account, after: 
             assert any(kind in kinds | {"edit"} and target == key for kind, target in asked)
         elif rows.source[place] == Source.ROLLBACK:
             assert ("rollback", key) in asked or key in undone_by_watches(after)
-        elif not (pauses or mandated):
+        elif not (pauses or mandated or (limits.automatic and little_follows_from(after, key))):
             _was_granted(before, after, rows.take(np.array([place])), asked[("approve", key)])
+
+
+def little_follows_from(after: Account, key: tuple[int, Knob]) -> bool:
+    """Whether what was approved of a knob is predicted to change the account's spend by a fiftieth at most."""
+    judged, per_day = after.round.judged, after.optimiser.spending.per_day(after.limits.day)
+    for impact in after.round.header["impacts"]:
+        row, change = impact["row"], impact["spend_per_day_micros"]
+        same = (int(judged["campaign"][row]), int(judged["knob"][row])) == key
+        if same and judged["outcome"][row] == Outcome.APPROVED and change is not None and per_day is not None:
+            return bool(50 * abs(change) <= int(per_day.sum()))
+    return False
 
 
 def _was_granted(before: Account, after: Account, row: Actions, by: dict[str, Any]) -> None:
