@@ -42,8 +42,8 @@ class Event:
 class Prediction:
     """What a change was expected to do before it was judged.
 
-    `spend_per_day_micros` is the change of the campaign's spend, None where it could not be told; `high` is why the
-    change counts as one of high impact, if it does.
+    `spend_per_day_micros` is how far the campaign's spend moves, None where it could not be told; `high` is why the
+    change counts as one of high impact, where the guard's answer does not say so.
     """
 
     spend_per_day_micros: int | None

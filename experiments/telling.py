@@ -130,7 +130,7 @@ class _Heard:
     def predictions(self) -> dict[int, Prediction]:
         """What was expected of changes, by their first row; nothing in a ledger that does not tell."""
         return {
-            each["row"]: Prediction(each["spend_per_day_micros"], each["by"], each["high"] or None)
+            each["row"]: Prediction(each["spend_per_day_micros"], each["by"], each.get("high") or None)
             for each in self.told.header.get("impacts", [])
         }
 

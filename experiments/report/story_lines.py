@@ -90,10 +90,8 @@ def _change(change: Change) -> Iterator[str]:
 
 def _predicted(prediction: Prediction) -> str:
     spend, by = prediction.spend_per_day_micros, PREDICTED_BY.get(prediction.by, "")
-    sign = "−" if spend is not None and spend < 0 else "+"
-    told = (
-        "nothing can be told of its spend" if spend is None else f"spend {sign}{_value('budget', abs(spend))} per day"
-    )
+    moves = f"spend moves by {'' if spend is None or spend >= 0 else '−'}{_value('budget', abs(spend or 0))} per day"
+    told = "nothing can be told of its spend" if spend is None else moves
     high = f"; high impact: {visible(explained(prediction.high))}" if prediction.high else ""
     return f"{told}{', ' if by else ''}{by}{high}"
 
