@@ -380,8 +380,8 @@ def test_a_watch_has_its_say_and_its_rollback_is_told_of_the_change(reference: S
     }
     records = read_ledger(reference.run("simulated").folder / LEDGER)
     lines = story_text(tell(retold(records, told), "search-a")).splitlines()
-    assert lines[10:18] == [
-        "         2026-03-28 10:00 applied, version 1",
+    first = lines.index("         2026-03-28 10:00 applied, version 1")
+    assert lines[first + 1 : first + 8] == [
         "         2026-03-28 11:00 watch: opened",
         "         2026-03-28 21:00 watch: its rollback is blocked: a person's later edit stands upon it",
         "         2026-03-29 01:00 watch: roll back: profit per opportunity",
@@ -410,8 +410,8 @@ def test_a_prediction_stands_between_the_proposal_and_the_guards_answer(referenc
     assert told(spend_per_day_micros=-40_000, by="record") == (
         "predicted: spend moves by −0.04 per day, by what it spent before"
     )
-    assert told(spend_per_day_micros=None, by="none", high="learning_phase") == (
-        "predicted: nothing can be told of its spend; high impact: learning phase"
+    assert told(spend_per_day_micros=None, by="none", high="no_trial") == (
+        "predicted: nothing can be told of its spend; high impact: no trial"
     )
 
 
