@@ -17,7 +17,7 @@ INSIDE = {
     "totals": ["auctions", "impressions", "clicks", "conversions", "spend_micros", "revenue_micros"],
     "actions": ["applied", "recorded", "stale", "refused", "needs_approval", "rolled_back"],
 }
-AUDIT = ["valid", "records", "first_bad", "applied", "max_relative_step", "rollbacks"]
+AUDIT = ["valid", "records", "first_bad", "applied", "max_relative_step", "rollbacks", "open_alerts"]
 METRICS = [
     ("tick", "int32"),
     ("tick_start", "timestamp[us, tz=UTC]"),
