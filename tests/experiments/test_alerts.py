@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from engine.ledger import GENESIS, RecordKind, decode, decode_round, encode, seal
+from engine.alerts import AlertLog
+from engine.ledger import GENESIS, LedgerError, RecordKind, decode, decode_round, encode, seal
 from engine.runtime.store import LEDGER, read_ledger
 from experiments import api
 from experiments.api import Run
@@ -192,7 +193,10 @@ def test_open_alerts_come_first_the_oldest_on_top_closed_ones_after_with_both_ti
         entry("closed", 5, alert="lease_lost", campaign=-1, knob=None, why="renewed"),
     ]
     local = pd.Series(pd.date_range("2026-03-02", periods=10, freq="h"))
-    found = alarms(rounds, ["a"], Calendar(local, HOUR))
+    log = AlertLog()
+    for tick, header in rounds:
+        log.take(tick, header["alerts"])
+    found = alarms(log.alerts, ["a"], Calendar(local, HOUR))
     edit, change = "a person's later edit stands upon it", "a later change stands upon it"
     assert [(each.since, each.until, each.campaign, each.what, each.why, each.closed_why) for each in found] == [
         ("2 Mar 03:00", None, None, f"a policy is suspended ({SHOWN})", SHOWN, ""),
@@ -223,6 +227,26 @@ def forge(folder: Path, sequence: int, change: Callable[[dict[str, Any]], Any]) 
     info = json.loads((folder / "run.json").read_text())
     info["digests"]["ledger"] = previous.hex()
     (folder / "run.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"campaign": 7}, "tells of an alert about no campaign of this run"),
+        ({"event": "closed"}, "tells what cannot be: alert rollback_blocked of campaign 0 is not open"),
+        ({"knob": 9}, "has a header that cannot be read|tells what cannot be: 9 is not a valid Knob"),
+    ],
+)
+def test_a_forged_alert_is_refused_in_one_sentence(blocked: Run, tmp_path: Path, other: Any, why: str) -> None:
+    (tick,) = told_of_watches(blocked, "opened")
+    folder = Path(shutil.copytree(blocked.folder, tmp_path / "run"))
+    (told,) = entry("opened", tick)[1]["alerts"]
+    forge(folder, tick + 1, lambda header: header.update(alerts=[told | other]))
+    run = api.open_run(folder)
+    for ask in (lambda: run.alerts, lambda: report(run)):
+        with pytest.raises(LedgerError, match=rf"^record {tick + 1} ({why})"):
+            ask()
+    assert api.audit(folder)["first_bad"] == tick + 1
 
 
 def no_alert_opens(header: dict[str, Any]) -> None:
