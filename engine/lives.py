@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OF_EVENT = {
     "opened": Step.OPEN_WATCH,
-    "begun": Step.OPEN_WATCH,  # over an episode: all that a policy does to a campaign inside its mandate
+    "begun": Step.OPEN_WATCH,  # over one knob of an episode: what a policy does to it inside its mandate
     "rolls_back": Step.ROLL_BACK,
     "rolled_back": Step.CONFIRM,
     "blocked": Step.BLOCK,
@@ -35,7 +35,6 @@ OF_EVENT = {
 }
 """The steps that the entries of watches stand for."""
 _ANSWERED = {outcome.name.lower(): outcome for outcome in Outcome}
-_ENDS = (Step.KEEP, Step.LEAVE, Step.OVERTAKE)
 _REACH = 8
 """So many times as long as a proposal waits, an action is remembered: one day more than it can be rolled back."""
 _UNDER_WAY = (Stage.APPLYING, Stage.WATCHED, Stage.ROLLING_BACK, Stage.TAKING_BACK)
@@ -91,7 +90,6 @@ class Lives:
         self._waits_as = np.full(size, -1, dtype=np.int64)  # and its note
         self._undoing: dict[int, list[int]] = {}  # by key, the actions that this round's rollback may undo
         self._named: dict[int, list[tuple[int, Stage]]] = {}  # what befell single actions, tick by tick
-        self._episodes: dict[int, list[int]] = {}  # by campaign, the actions that stand for its open episode
         self._before: dict[int, str] = {}  # what befell approved ones while they waited
 
     def take(self, sequence: int, tick: int, told: Round) -> None:
@@ -159,36 +157,15 @@ class Lives:
     # --- what is told of single actions ---
 
     def _watched(self, tick: int, told: Mapping[str, Any]) -> None:
-        """An entry of a watch, or of an episode, which is named by its first action on any of its knobs."""
-        event, action, campaign = told["event"], told["action"], told["campaign"]
+        """An entry of a watch, or of one knob of an episode, which is named by its first action there."""
+        event, action = told["event"], told["action"]
         step = OF_EVENT.get(event)
         if step is None:
             raise ImpossibleLife(f"{self._story(action)}; a watch does not tell {event!r:.40}")
         self._check_place(told, action)
-        if event == "begun":
-            self._end_episode(tick, campaign, Step.OVERTAKE)  # one whose rollback left something of it
-            self._episodes[campaign] = [action]
-        elif self._joins(campaign, action, event):
-            self._move(tick, action, Step.OPEN_WATCH)
-            self._episodes[campaign].append(action)
-        if step in _ENDS and action in self._episodes.get(campaign, ()):
-            self._end_episode(tick, campaign, step)
-            return
         self._move(tick, action, step)
         if step is Step.ROLL_BACK:
             self._undoing.setdefault(self._key(told), []).append(action)
-
-    def _joins(self, campaign: int, action: int, event: str) -> bool:
-        """Whether an entry is the first to name an action of the campaign's episode."""
-        made, at = self._find(action)
-        own = event != "opened" and made.source[at] > Source.ROLLBACK and made.stage[at] == Stage.APPLIED
-        return bool(own) and campaign in self._episodes
-
-    def _end_episode(self, tick: int, campaign: int, step: Step) -> None:
-        for action in self._episodes.pop(campaign, ()):
-            made, at = self._find(action)
-            if made.stage[at] == Stage.WATCHED:
-                self._move(tick, action, step)
 
     def _commanded(self, tick: int, sequence: int, told: Round) -> Bool:
         """People's commands, whose rows are the first judged, in order; which rows were granted."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engine.actions import Actions, Approved, Knob, Proposals, Result, Source, no_proposals
 from engine.alerts import AlertKind, Alerts, Fingerprint
 from engine.campaigns import CampaignSet, ControlState, after
+from engine.differing import Place, differing, restoring, values
 from engine.guard import MOST_CAMPAIGNS, Judgement, Limits, Outcome, Reason, check, in_mandate
 from engine.impact import Evidence, Spending
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
@@ -40,7 +41,8 @@ from engine.rollback import History
 from engine.shield import SUSPENDED_AFTER, Clipped, Shield, shielded
 from engine.standing import Standing
 from engine.units import Bool, Int64, TickGrid
-from engine.watch import Event, Told, Watching, WatchLimits, slot_of
+from engine.verdicts import BEGINNINGS, Event, Told, WatchLimits
+from engine.watch import Watching, slot_of
 
 _LEASE_LOST = Fingerprint(AlertKind.LEASE_LOST)
 _OF_LEASE = {
@@ -79,6 +81,7 @@ class OptimiserState:
     """What an `OptimiserMachine` knows between two messages, but for the history, which the ledger tells.
 
     `limits` are those in force; `reloaded` is the last thing that the limits file newly said, None before it did.
+    `recorded` are the controls that must be in force, as far as results came back; None before the first message.
     """
 
     memories: tuple[Any, ...]
@@ -92,6 +95,7 @@ class OptimiserState:
     shield: Shield
     limits: Limits
     reloaded: Reloaded | None
+    recorded: ControlState | None
 
 
 class OptimiserMachine:
@@ -136,9 +140,9 @@ class OptimiserMachine:
         if state is None:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
             n = len(campaigns)
-            beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n), Alerts.none()
+            beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n, campaigns.cells), Alerts.none()
             rest = Spending.initial(n), Shield.initial(len(assignments)), limits, None
-            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, *rest)
+            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, *rest, recorded=None)
         self._memories = list(state.memories)
         self._sequence = state.sequence
         self._round = state.round
@@ -150,6 +154,7 @@ class OptimiserMachine:
         self._limits = state.limits
         self._reloaded = state.reloaded
         self._approval_ticks = approval_ticks
+        self._recorded = state.recorded
         self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
@@ -160,7 +165,7 @@ class OptimiserMachine:
         memories = tuple(self._memories)
         decided = self._desk.state, self._standing, self._watching, self._alerts
         known = self._spending, self._shield, self._limits, self._reloaded
-        return OptimiserState(memories, self._sequence, self._round, *decided, *known)
+        return OptimiserState(memories, self._sequence, self._round, *decided, *known, recorded=self._recorded)
 
     @property
     def sequence(self) -> int:
@@ -176,6 +181,7 @@ class OptimiserMachine:
         """Take one message; its instructions are to be carried out in order."""
         match message:
             case Open(view, header):
+                self._recorded = view.controls
                 body = opening_body(
                     {**header, "approval_ticks": self._approval_ticks}, self._campaigns.cell_start, view.controls
                 )
@@ -203,8 +209,9 @@ class OptimiserMachine:
         self._spending = self._spending.seen(view.tick, view.lifetime, self._limits.day)
         requests = self._serve(boundary)
         verdicts, inverses = self._watch(view)
+        restored = self._restore(view)
         asked = self._ask(view)
-        judgement, clipped = self._judge(view, requests, inverses, asked)
+        judgement, clipped = self._judge(view, requests, restored + inverses, asked)
         self._desk.take(view.tick, judgement, self._limits.version)
         self._tell_blocked(view.tick, judgement)
         told = [request.told() for request in answered(requests, judgement)]
@@ -282,6 +289,8 @@ class OptimiserMachine:
         self._history.take(tick, rows, results, undoing)
         applied = rows.take(results == Result.APPLIED)
         self._settle_blocked(tick, applied)
+        if self._recorded is not None:
+            self._recorded = after(self._campaigns.cell_start, self._recorded, applied)
         judged_at = self._standing.last_seen  # mandates, holds and cooldowns go by the round's own boundary
         mandated = in_mandate(applied, self._limits, judged_at)
         self._standing = self._standing.after(judged_at, applied, mandated, self._limits.day)
@@ -289,10 +298,8 @@ class OptimiserMachine:
         self._round = Approved.nothing()
         if self._watch_limits is None:
             return []
-        self._watching, told = self._watching.after(applied, mandated, undoing, self._campaigns.market)
-        for each in told:
-            if each.event is Event.OPENED:
-                self._history.keep(each.campaign, each.knob, each.action, tick)
+        self._watching, told = self._watching.after(applied, mandated, undoing, self._campaigns)
+        self._history.keep([(each.campaign, each.knob) for each in told if each.event in BEGINNINGS], tick)
         return told
 
     def _undone(
@@ -316,13 +323,32 @@ class OptimiserMachine:
         limits = self._watch_limits
         if limits is None:
             return [], []
-        seen = self._watching.seen(view, slot_of(self._grid, view.tick), limits)
-        self._watching, told, inverses = seen.judged(view.controls, self._history, limits)
+        seen = self._watching.seen(view, slot_of(self._grid, view.tick), self._campaigns.market, limits)
+        self._watching, told, inverses = seen.judged(view.controls, self._campaigns.cell_start, self._history, limits)
         for each in told:
             if each.event is Event.BLOCKED:
                 about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, each.campaign, each.knob)
                 self._alarm(view.tick, about, each.why, holds=True)
         return told, inverses
+
+    def _restore(self, view: View) -> list[Proposals]:
+        """Hold the view against the record: alerts where it differs, and the rows that restore what it says."""
+        recorded = view.controls if self._recorded is None else self._recorded
+        places = differing(self._campaigns, recorded, view.controls)
+        known = [about for about in self._alerts.since if about.kind is AlertKind.STATE_DIFFERS]
+        for about in known:
+            if (about.campaign, about.knob) not in places:
+                self._alarm(view.tick, about, "", holds=False)
+        rows = [self._differs(view, recorded, place) for place in places]
+        return [each for each in rows if each is not None]
+
+    def _differs(self, view: View, recorded: ControlState, place: Place) -> Proposals | None:
+        """Raise the alarm, and restore the value unless a rollback of it is asked for anyway."""
+        was, found = (values(self._campaigns, each, place).tolist() for each in (recorded, view.controls))
+        self._alarm(view.tick, Fingerprint(AlertKind.STATE_DIFFERS, *place), f"{found} is not {was}", holds=True)
+        if place in self._watching.undoing:
+            return None
+        return restoring(self._campaigns, recorded, view.controls, place)
 
     def _ask(self, view: View) -> list[tuple[int, Proposals]]:
         """Every policy's place and proposals, which name campaigns by their position in the run, and their source."""

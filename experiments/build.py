@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -254,6 +255,7 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
     limits = replace(
         Limits.of(campaigns, config.account.budget_micros),
         day=DAY_MINUTES // grid.tick_minutes,
+        delay_horizon=math.ceil(config.delay_horizon_hours * 60 / grid.tick_minutes),
         windows=tuple(_window(each, grid) for each in config.windows),
     )
     for mandate in config.mandates:

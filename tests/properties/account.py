@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engine.actions import Actions, Approved, Result
 from engine.campaign_machine import CampaignMachine, CampaignState
 from engine.campaigns import CampaignSet, ControlState
-from engine.events import COUNTS, TickCounts
+from engine.events import CLICKS, CONVERSIONS, COUNTS, OPPORTUNITIES, REVENUE, SPEND, TickCounts
 from engine.guard import Limits
 from engine.ledger import GENESIS, Fold, Record, RecordKind, Round, closing_body, decode_round, seal
 from engine.messages import (
@@ -45,7 +45,11 @@ NOTHING = np.empty(0, dtype=np.uint8)
 
 @dataclass(frozen=True)
 class Rules:
-    """What does not change while an account is steered; the limits are those it begins with."""
+    """What does not change while an account is steered; the limits are those it begins with.
+
+    Where it is `alive`, campaigns spend and earn, and spend twice as much once a bid is above its first one, so that
+    watches come to verdicts; else nothing ever happens.
+    """
 
     campaigns: CampaignSet
     begins: ControlState
@@ -53,6 +57,16 @@ class Rules:
     grid: TickGrid
     people: Mapping[str, frozenset[Role]]
     approval_ticks: int
+    alive: bool = False
+
+    def happens(self, campaign: int, controls: ControlState, ticks: int) -> Int64:
+        """What the world does to a campaign over a span: int64[ticks, creatives, counts]."""
+        counts = np.zeros((ticks, len(controls.weights), len(COUNTS)), dtype=np.int64)
+        if self.alive and not controls.paused[0]:
+            above = controls.bid[0] > self.begins.bid[campaign]
+            counts[:, :, OPPORTUNITIES], counts[:, :, CLICKS], counts[:, :, CONVERSIONS] = 100, 10, 6
+            counts[:, :, SPEND], counts[:, :, REVENUE] = 60_000 * (1 + above), 100_000
+        return counts
 
     @property
     def history_ticks(self) -> int:
@@ -208,8 +222,7 @@ class Account:
         shards, parts = [], []
         for campaign, state in enumerate(self.shards):
             machine = self.rules.shard(campaign, state)
-            cells = int(np.diff(self.rules.campaigns.cell_start)[campaign])
-            counts = np.zeros((ticks, cells, len(COUNTS)), dtype=np.int64)
+            counts = self.rules.happens(campaign, state.controls, ticks)
             for _ in range(2):  # delivered twice, counted once
                 machine.handle(Advanced(TickCounts(self.tick + 1, counts)))
             (published,) = machine.handle(Publish(self.tick + ticks))

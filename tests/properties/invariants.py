@@ -151,7 +151,7 @@ def _part(command: dict[str, Any]) -> Knob | None:
 
 
 def i8_after_a_rollback_the_value_is_the_recorded_one_or_it_was_refused(before: Account, after: Account) -> None:
-    """Alerts come with the watches: until then the answer in the ledger tells why a rollback was blocked."""
+    """An episode goes back over its own steps, which a mandate let through; else nothing stands above."""
     past = [rows for _, rows in before.applied]
     commanded = {
         (command["campaign"], Knob(command["knob"])): command["undoes"]
@@ -168,10 +168,13 @@ def i8_after_a_rollback_the_value_is_the_recorded_one_or_it_was_refused(before: 
         (undone,) = [each for rows in past for each in (_of(rows, key),) if len(each) and each.action[0] == action]
         assert undone.source[0] != Source.ROLLBACK
         assert values(after, undone) == undone.old.tolist()
-        newer = [_of(rows, key) for rows in past if len(rows) and rows.round > undone.round]
-        assert sum(each.source[0] != Source.ROLLBACK for each in newer if len(each)) * 2 == sum(
-            len(each) > 0 for each in newer
-        )  # whatever came later was taken back before
+        newer = [(tick, _of(rows, key)) for tick, rows in before.applied if len(rows) and rows.round > undone.round]
+        newer = [(tick, rows) for tick, rows in newer if len(rows)]
+        taken_back_before = sum(rows.source[0] != Source.ROLLBACK for _, rows in newer) * 2 == len(newer)
+        own_steps = key in undone_by_watches(after) and all(
+            rows.source[0] > Source.ROLLBACK and tick <= after.rules.limits.mandate_until[key] for tick, rows in newer
+        )
+        assert taken_back_before or own_steps
 
 
 def i9_what_a_person_set_is_not_overwritten_within_its_hold(before: Account, after: Account) -> None:

@@ -28,7 +28,7 @@ from engine.optimiser import Assignment
 from engine.units import TickGrid
 from tests.engine.builders import BID, BUDGET, campaign_set, controls
 from tests.properties.account import Account, Rules, canonical
-from tests.properties.invariants import check_all, whole_ledger
+from tests.properties.invariants import check_all, undone_by_watches, whole_ledger
 
 pytestmark = pytest.mark.slow
 
@@ -49,12 +49,13 @@ class Everybody(RuleBasedStateMachine):
 
     steps = 0
     boundaries = 0
+    taken_back = 0
 
     @initialize(data=st.data())
     def open(self, data: st.DataObject) -> None:
         automatic = data.draw(st.sampled_from([True, True, False]), label="the limits file was read")
         limits = replace(self._limits(data), automatic=automatic)
-        self.rules = Rules(CAMPAIGNS, controls(CAMPAIGNS), limits, GRID, PEOPLE, approval_ticks=DAY)
+        self.rules = Rules(CAMPAIGNS, controls(CAMPAIGNS), limits, GRID, PEOPLE, approval_ticks=DAY, alive=True)
         self.wishes: dict[Source, dict[int, tuple[Wish, ...]]] = {source: {} for source in SOURCES}
         self.assignments = tuple(
             Assignment(Scripted(self.wishes[source]), np.arange(len(CAMPAIGNS)), source, source.name.lower())
@@ -191,6 +192,7 @@ class Everybody(RuleBasedStateMachine):
         self.commands += commands
         check_all(before, self.account)
         type(self).boundaries += 1
+        type(self).taken_back += len(undone_by_watches(self.account))
         self._count()
 
     def _count(self) -> None:
@@ -270,7 +272,7 @@ class Everybody(RuleBasedStateMachine):
 
 def test_the_invariants_hold_whatever_everybody_wants(capsys: pytest.CaptureFixture[str]) -> None:
     nightly = settings.get_current_profile_name() == "nightly"
-    machine = type("Everybody", (Everybody,), {"steps": 0, "boundaries": 0})
+    machine = type("Everybody", (Everybody,), {"steps": 0, "boundaries": 0, "taken_back": 0})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -278,5 +280,7 @@ def test_the_invariants_hold_whatever_everybody_wants(capsys: pytest.CaptureFixt
         ),
     )
     with capsys.disabled():
-        print(f"\neverybody: {machine.steps} steps, {machine.boundaries} boundaries")  # noqa: T201
+        told = f"{machine.steps} steps, {machine.boundaries} boundaries, {machine.taken_back} rollbacks by watches"
+        print(f"\neverybody: {told}")  # noqa: T201
     assert machine.steps >= (20_000 if nightly else 1_000)
+    assert machine.taken_back > 0
