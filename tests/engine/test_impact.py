@@ -283,6 +283,18 @@ def test_a_vector_that_was_rolled_back_is_quarantined_as_it_was() -> None:
     assert case.ask(vector([600_001, 399_999], Source.RULE, 5)) == [waits(Reason.AFTER_ROLLBACK)] * 2
 
 
+def test_a_vector_that_shares_a_part_with_one_that_was_rolled_back_is_judged_whole() -> None:
+    case = Case()
+    case.campaigns = campaign_set((3,) * N)
+    thirds = np.array([333_334, 333_333, 333_333] * N)
+    case.state = controls(case.campaigns, weights=thirds)
+    rolled_back(case, vector([400_000, 300_000, 300_000], Source.RULE, 5))
+    case.tick += 8 * DAY  # the week in which a person has to approve is over
+    case.tried = {(5, Knob.WEIGHTS): 0}
+    assert case.ask(vector([400_000, 310_000, 290_000], Source.RULE, 5)) == [LOW] * 3
+    assert case.ask(vector([400_000, 300_000, 300_000], Source.RULE, 5)) == [(Outcome.REFUSED, Reason.QUARANTINED)] * 3
+
+
 def test_a_policys_course_that_was_rolled_back_rests_in_both_directions_as_long_as_the_knob_cools() -> None:
     case = Case()
     case.limits = replace(mandated(case.campaigns), day=DAY)
