@@ -39,6 +39,7 @@ _ANSWERS = {
     "needs_role_operator": "this takes an operator",
     "unknown_action": "no such action is in reach",
     "already_rolled_back": "it was rolled back already",
+    "already_asked": "somebody asked for it at the same moment",
     "is_a_rollback": "a rollback is not rolled back",
     "later_change": "a later change stands upon it",
     "later_edit": "a person's later edit stands upon it",

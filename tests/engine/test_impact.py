@@ -378,6 +378,25 @@ def test_what_would_wait_or_pass_is_tried_in_the_twin() -> None:
     assert loop.told == [("APPROVED", "NONE")]
 
 
+class Steep:
+    """A twin in which whatever is raised costs much."""
+
+    def spend(self, campaign: int, from_tick: int, to_tick: int, controls: ControlState) -> int:  # noqa: ARG002
+        return 100 * int(controls.bid[campaign]) + int(controls.budget[campaign]) // 10
+
+
+def test_what_passes_only_because_the_twin_holds_another_change_back_is_tried_too() -> None:
+    """By the record both would pass, were they not too much together, so the bid is refused and not tried at first."""
+    loop = Busy({LATER: (ask(BID * 106 // 100), ask(BUDGET * 119 // 100, knob=Knob.BUDGET))}, NO_MANDATE)
+    loop.go(to=LATER)
+    assert loop.told == [("REFUSED", "JOINT_EXPOSURE"), ("APPROVED", "NONE")]
+    loop = Busy({LATER: (ask(BID * 106 // 100), ask(BUDGET * 119 // 100, knob=Knob.BUDGET))}, NO_MANDATE)
+    loop.machine._trial = Steep()
+    loop.go(to=LATER)
+    assert [each["by"] for each in loop.header()["impacts"]] == ["trial", "trial"]
+    assert loop.told == [("NEEDS_APPROVAL", "LARGE_SPEND_CHANGE")] * 2
+
+
 def rolls_back(loop: Loop, times: int) -> None:
     """A person edits and takes back, over and over."""
     for time in range(times):
@@ -437,3 +456,16 @@ def test_a_rollback_that_the_guard_refuses_opens_an_alert_until_the_knob_is_set(
     assert [each["event"] for each in loop.header()["alerts"]] == ["closed"]
     assert loop.records[-1].kind is RecordKind.ROUND
     assert UNKNOWN not in [each["spend_per_day_micros"] for each in loop.header()["impacts"]]
+
+
+def test_two_people_who_take_the_same_vector_back_at_once_take_it_back() -> None:
+    loop = Busy({}, NO_MANDATE)
+    shares = [500_000, 500_000]
+    about = {"campaign": 1, "knob": Knob.WEIGHTS}
+    assert loop.controls.weights[1:].tolist() == shares
+    loop.go(command("edit", "edit", values=(900_000, 100_000), **about))
+    asked = [command("rollback", name, **about) for name in ("first", "second")]
+    assert loop.go(*asked) == ["approved", "already_asked"]
+    assert loop.header()["alerts"] == []
+    loop.go()
+    assert loop.controls.weights[1:].tolist() == shares
