@@ -511,8 +511,15 @@ def _check_quarantine(case: _Case, standing: Standing, tick: int, spared: Bool) 
             old, new = each.old, each.values[0]
             mine &= (case.wanted >= new) if new > old else (case.wanted <= new)
         elif each.values:
-            mine &= np.array(each.values)[np.minimum(case.index, len(each.values) - 1)] == case.wanted
+            mine &= _as_a_whole(case, mine, np.array(each.values))
         case.refuse(mine, Reason.QUARANTINED)
+
+
+def _as_a_whole(case: _Case, mine: Bool, values: Int64) -> Bool:
+    """Of the rows of one campaign's knob, those of a party whose every row wants the given values."""
+    other = mine & (values[np.minimum(case.index, len(values) - 1)] != case.wanted)
+    same: Bool = ~np.isin(case.party, case.party[other])
+    return same
 
 
 def _check_windows(case: _Case, standing: Standing, limits: Limits, tick: int) -> None:

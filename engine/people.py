@@ -222,6 +222,8 @@ class Desk:
         return "knob_frozen" if self._leased else "lease_lost"
 
     def _roll_back(self, controls: ControlState, command: Command, history: History) -> Request:
+        if (command.campaign, command.knob) in self._undoing:  # the same twice would be one vector with too many rows
+            return Request(command, "already_asked")
         action = command.action
         if action is None:
             action = history.latest(command.campaign, command.knob)
