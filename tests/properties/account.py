@@ -125,7 +125,7 @@ class Past:
             if told["event"] == "opened":
                 watched[told["action"]] = told["campaign"], Knob(told["knob"])
             elif told["event"] != "rolls_back":
-                watched.pop(told["action"])
+                watched.pop(told["action"], None)  # an episode's knobs are not among them
         closed = any(told["answer"] == "closed" for told in round_.header["commands"])
         return Past(
             applied=(*self.applied, (tick, rows)),

@@ -345,8 +345,9 @@ class Everybody(RuleBasedStateMachine):
         assert canonical(state) == canonical(self.machine.state)
         if newer:  # what waits was judged under older ones
             limits = replace(self.rules.limits, version=self.rules.limits.version + 1)
+            state = replace(state, limits=limits)
             self.rules = replace(self.rules, limits=limits)
-            self.account, self.last = replace(self.account, rules=self.rules), None
+            self.account, self.last = replace(self.account, rules=self.rules, optimiser=state), None
         self.machine = self.rules.machine(self.assignments, self.account.records, state)
         self._count()
 
