@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Knob, Source
 from engine.alerts import ACCOUNT_WIDE, AlertKind, AlertLog
-from engine.guard import Outcome
+from engine.judgement import Outcome
 from engine.life import OF_OUTCOME, OF_RESULT, ImpossibleLife, Stage, Step, advance, spelt, steps_of
 from engine.units import Bool, Int64
 

@@ -18,10 +18,12 @@ from engine.actions import Actions, Approved, Knob, Proposals, Result, Source, n
 from engine.alerts import AlertKind, Alerts, Fingerprint
 from engine.campaigns import CampaignSet, ControlState, after
 from engine.differing import Place, differing, restoring, values
-from engine.guard import MOST_CAMPAIGNS, Judgement, Limits, Outcome, Reason, check, in_mandate
+from engine.guard import MOST_CAMPAIGNS, check, in_mandate
 from engine.impact import Evidence, Spending
+from engine.judgement import Judgement, Outcome, Reason
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
 from engine.life import OF_RESULT, Stage, advance, steps_of
+from engine.limits import Limits
 from engine.messages import (
     Answer,
     Boundary,

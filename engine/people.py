@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.actions import Knob, Proposals, Source, proposals
 from engine.campaigns import ControlState
-from engine.guard import Judgement, Outcome, Reason
+from engine.judgement import Judgement, Outcome, Reason
 from engine.messages import ACCOUNT, Command, CommandKind, Role
 from engine.policy import View
 from engine.rollback import Blocked, History

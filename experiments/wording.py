@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.alerts import AlertKind
-from engine.guard import EXPLANATIONS
+from engine.judgement import EXPLANATIONS
 
 SENTENCES = {reason.name.lower(): sentence for reason, sentence in EXPLANATIONS.items()}
 """The guard's reasons."""
@@ -14,7 +14,6 @@ ANSWERS = {
     "account_frozen": "the account is frozen",
     "knob_frozen": "the knob is frozen",
     "already_asked": "somebody asked for it at the same moment",
-    "lease_lost": "the optimiser has no lease",
     "breaker_open": "the breaker is open",
     "limits_changed": "the limits changed meanwhile",
     "unknown_person": "this run knows no such person",

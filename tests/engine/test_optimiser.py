@@ -13,8 +13,9 @@ from engine.actions import ROW_BITS, Knob, Note, Proposals, Result, Source, no_p
 from engine.campaign_machine import CampaignMachine, CampaignState
 from engine.campaigns import ControlState
 from engine.events import COUNTS, TickCounts
-from engine.guard import Limits, Outcome, Reason
+from engine.judgement import Outcome, Reason
 from engine.ledger import GENESIS, Record, RecordKind, decode_round, fold, seal, verify
+from engine.limits import Limits
 from engine.messages import (
     ACCOUNT,
     Advanced,

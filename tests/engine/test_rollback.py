@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from engine.actions import ROW_BITS, Knob, Note, Proposals, Result, Source, no_actions
-from engine.guard import NO_OFFER, Outcome, Reason
+from engine.judgement import NO_OFFER, Outcome, Reason
 from engine.rollback import Blocked, History
 from tests.engine.builders import BID, MAX_BID, Desk, answers, campaign_set, vector, wish, with_limits
 

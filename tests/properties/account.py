@@ -21,8 +21,8 @@ from engine.actions import Actions, Approved, Knob, Result, Source
 from engine.campaign_machine import CampaignMachine, CampaignState
 from engine.campaigns import CampaignSet, ControlState
 from engine.events import CLICKS, COUNTS, SPEND, TickCounts
-from engine.guard import Limits
 from engine.ledger import GENESIS, Fold, Record, RecordKind, Round, closing_body, decode_round, seal
+from engine.limits import Limits
 from engine.messages import (
     Advanced,
     Answered,

@@ -15,8 +15,9 @@ import pytest
 from engine.actions import Actions, Knob, Result, Source
 from engine.alerts import AlertKind, Fingerprint
 from engine.campaigns import SCALARS, ControlState, value_in_force
-from engine.guard import Limits, Outcome, Reason
+from engine.judgement import Outcome, Reason
 from engine.ledger import Fold, verify
+from engine.limits import Limits
 from engine.messages import ACCOUNT, Apply, Role
 from engine.people import ROLES, CommandKind
 from engine.units import PPM

@@ -24,7 +24,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import SCALARS, ControlState
-from engine.guard import FOREVER, Limits, Reason, Window
+from engine.judgement import Reason
+from engine.limits import FOREVER, Limits, Window
 from engine.messages import ACCOUNT, Command, CommandKind, Role
 from engine.optimiser import Assignment
 from engine.units import TickGrid

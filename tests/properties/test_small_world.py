@@ -23,8 +23,8 @@ from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import ControlState
 from engine.events import COUNTS, Events, Opportunities, TickCounts
-from engine.guard import Limits
 from engine.ledger import decode_round
+from engine.limits import Limits
 from engine.messages import ACCOUNT, Command, CommandKind, Role
 from engine.optimiser import Assignment
 from engine.policy import Batch
