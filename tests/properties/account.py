@@ -144,6 +144,13 @@ class Past:
         raise AssertionError(f"action {action} was never applied")
 
 
+def branched(fold: Fold) -> Fold:
+    """A fold that goes on by itself: the lives it follows are changed in place."""
+    branch = copy.copy(fold)
+    branch.lives = copy.deepcopy(fold.lives)
+    return branch
+
+
 def taken_back(round_: Round, rows: Actions) -> list[int]:
     """The actions that a round's applied rollbacks took back: those that people or watches had asked for."""
     asked = {
@@ -213,7 +220,7 @@ class Account:
         observed, boundary = self.reach(commands, ticks)
         commit, approved, state = decide(machine, boundary)
         record = seal(self.records[-1].digest, len(self.records), commit.kind, commit.tick, commit.body)
-        fold = copy.copy(self.fold)
+        fold = branched(self.fold)
         fold.update(record)
         shards, results = deliver(self.rules, observed, approved)
         ends = range(1, len(shards) + 1)
@@ -241,7 +248,7 @@ class Account:
 
     def told(self) -> ControlState:
         """The controls that the ledger tells once the last results are recorded."""
-        fold = copy.copy(self.fold)
+        fold = branched(self.fold)
         fold.update(self.closing())
         assert fold.state is not None
         return fold.state
