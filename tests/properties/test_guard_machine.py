@@ -141,9 +141,10 @@ class Everybody(RuleBasedStateMachine):
         self.wishes: dict[Source, dict[int, tuple[Wish, ...]]] = {source: {} for source in SOURCES}
         self.assignments = parties(self.wishes)
         old = data.draw(st.sampled_from([True, True, True, False]), label="four days old")
-        self.account = (
-            replace(grown(delay_horizon), rules=self.rules) if old else Account.open(self.rules, self.assignments)
-        )
+        self.account = Account.open(self.rules, self.assignments)
+        if old:
+            aged = grown(delay_horizon)
+            self.account = replace(aged, rules=self.rules, optimiser=replace(aged.optimiser, limits=allowed))
         self.machine = self.account.machine(self.assignments)
         self.commands: list[Command] = []
         self.last: tuple[Account, tuple[Command, ...]] | None = None
