@@ -310,14 +310,31 @@ class Everybody(RuleBasedStateMachine):
     def days_pass(self, data: st.DataObject, boundaries: int) -> None:
         """Nobody wants anything while changes are watched; something may befall their campaigns, or be mended."""
         watched = sorted({campaign for campaign, _ in self.account.past.watched.values()})
-        befalls = data.draw(st.sampled_from([None, *Trouble]), label="befalls")
         whom = watched if data.draw(st.booleans(), label="all of them") else [data.draw(st.sampled_from(watched))]
-        troubles = {} if befalls is None else dict.fromkeys(whom, befalls)
+        self._befall(data.draw(st.sampled_from([None, *Trouble]), label="befalls"), whom)
+        self._wait(boundaries)
+
+    @rule(data=st.data(), campaign=places, befalls=st.sampled_from([None, None, Trouble.TRACKING]))
+    def do_harm(self, data: st.DataObject, campaign: int, befalls: Trouble | None) -> None:
+        """A rise that costs profit waits for a person, is approved, and is watched until it is told what it did."""
+        rise = Wish(campaign, Knob.BID, "ann", "harm", change=Fraction(data.draw(st.sampled_from([12, 25])), 100))
+        self.wishes[Source.RULE][self.account.tick + 1] = (rise,)
+        self._hold((), 1)
+        self._befall(befalls, [campaign])
+        self._hold((self._named(0, CommandKind.APPROVE, by="ben", campaign=campaign, knob=Knob.BID),), 1)
+        self._hold((), 1)
+        self._wait(16 if self.rules.limits.delay_horizon == BLOCK else 26)
+
+    def _befall(self, trouble: Trouble | None, campaigns: list[int]) -> None:
+        """What was before is mended."""
+        troubles = {} if trouble is None else dict.fromkeys(campaigns, trouble)
         self.account = replace(self.account, world=replace(self.account.world, troubles=troubles))
+
+    def _wait(self, boundaries: int) -> None:
+        """As long as anything is watched."""
         for _ in range(boundaries):
-            self._hold((), BLOCK)
-            if not self.account.past.watched:
-                break
+            if self.account.past.watched:
+                self._hold((), BLOCK)
 
     @precondition(lambda self: self.commands)
     @rule(data=st.data())
@@ -450,7 +467,7 @@ def test_the_invariants_hold_whatever_everybody_wants(capsys: pytest.CaptureFixt
     run_state_machine_as_test(
         machine,
         settings=settings(
-            derandomize=not nightly, max_examples=500 if nightly else 60, stateful_step_count=50, deadline=None
+            derandomize=not nightly, max_examples=500 if nightly else 50, stateful_step_count=50, deadline=None
         ),
     )
     with capsys.disabled():
