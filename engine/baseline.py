@@ -79,6 +79,22 @@ class Book:
         touched_at[campaigns] = tick
         return replace(self, weeks=weeks, peak=_without(self.peak, campaigns), touched_at=touched_at)
 
+    def restored(self, campaigns: Int64, before: Int64, peak: Int64) -> Self:
+        """With the past that campaigns had before what was taken back, as this week's: it is theirs again.
+
+        `before` is int64[campaigns, SLOTS, 6], `peak` int64[campaigns].
+        """
+        if not campaigns.size:
+            return self
+        week = []
+        for place, slot in enumerate(self.weeks[0]):
+            rows = slot.copy()
+            rows[campaigns] = before[:, place]
+            week.append(rows)
+        peaks = self.peak.copy()
+        peaks[campaigns, 0] = peak
+        return replace(self, weeks=(tuple(week), *self.weeks[1:]), peak=peaks)
+
     def seen(self, tick: int, slot: int, rows: Int64, horizon: int, week: int) -> Self:
         """With what a span brought that closed with a tick, of those whose last change is a delay horizon away."""
         turned = self

@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Actions, Knob, Note, Result, Source, no_actions
+from engine.alerts import AlertKind
 from engine.campaigns import SCALARS, ControlState, after, value_in_force
 from engine.errors import BadInput
 from engine.judgement import NO_OFFER, Judgement, Outcome, Reason
 from engine.life import ImpossibleLife
 from engine.lives import Lives
 from engine.shield import Clipped
-from engine.units import Int64
+from engine.units import Bool, Int64
 
 LEDGER_VERSION = 2
 GENESIS = bytes(32)
@@ -351,16 +352,29 @@ class Fold:
 
     def _apply(self, rows: Actions) -> None:
         assert self.state is not None
-        if not _stands_on(self._cell_start, self.state, rows):
+        if not _stands_on(self._cell_start, self.state, rows, self._known_to_differ(rows)):
             raise LedgerError(f"round {rows.round} applied a row on controls that were not in force: it was not ours")
         self.state = after(self._cell_start, self.state, rows)
         self.applied += len(rows)
         self.rollbacks += int((rows.source == Source.ROLLBACK).sum())
         self.max_relative_step = max(self.max_relative_step, _largest_step(rows))
 
+    def _known_to_differ(self, rows: Actions) -> Bool:
+        """Rows on knobs of which their round told, by an open alert, that the value in force was not the recorded one.
 
-def _stands_on(cell_start: Int64, state: ControlState, rows: Actions) -> bool:
-    """Whether every row names a knob that exists, its version and its value in force."""
+        They replace what was found there, and from then on the record knows the knob again.
+        """
+        differs = {
+            (each.campaign, each.knob) for each in self.lives.alerts.open if each.kind is AlertKind.STATE_DIFFERS
+        }
+        if not differs:
+            return np.zeros(len(rows), dtype=np.bool_)
+        places = zip(rows.campaign.tolist(), rows.knob.tolist(), strict=True)
+        return np.array([place in differs for place in places], dtype=np.bool_)
+
+
+def _stands_on(cell_start: Int64, state: ControlState, rows: Actions, spared: Bool) -> bool:
+    """Whether every row names a knob that exists, and all but those spared its version and its value in force."""
     campaign, knob, index = (column.astype(np.int64) for column in (rows.campaign, rows.knob, rows.index))
     known = (campaign >= 0) & (campaign < len(state.paused)) & (knob >= 0) & (knob < len(Knob)) & (index >= 0)
     if not known.all():
@@ -368,8 +382,8 @@ def _stands_on(cell_start: Int64, state: ControlState, rows: Actions) -> bool:
     inside = index < np.where(knob == Knob.WEIGHTS, np.diff(cell_start)[campaign], 1)
     return bool(
         inside.all()
-        and (state.version[campaign, knob] == rows.base_version).all()
-        and (value_in_force(cell_start, state, campaign, knob, index) == rows.old).all()
+        and (spared | (state.version[campaign, knob] == rows.base_version)).all()
+        and (spared | (value_in_force(cell_start, state, campaign, knob, index) == rows.old)).all()
     )
 
 

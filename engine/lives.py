@@ -103,10 +103,10 @@ class Lives:
         self._settle(tick, told.results)
         if not told.judged:
             return
+        self._expire(tick)
         watches = told.header.get("watches", ())
         for each in watches:
             self._watched(tick, each)
-        self._forget(sequence, tick)  # what a watch confirms may have ended days ago, where boundaries are far apart
         granted = self._commanded(tick, sequence, told)
         self._judged(sequence, tick, told, granted)
         self.alerts.take(tick, told.header.get("alerts", ()))
@@ -117,6 +117,7 @@ class Lives:
             self._check_blocked(watches)
         if "commands" in told.header and "watches" in told.header:
             self._check_rollbacks()
+        self._forget(sequence, tick)
 
     # --- what became of the last round ---
 
@@ -135,16 +136,21 @@ class Lives:
                 self._move(tick, action, Step.UNDO if is_undone else Step.REMAIN)
         self._undoing = {}
 
-    def _forget(self, now: int, tick: int) -> None:
-        """Forget what waited too long, and what is out of reach of every rollback."""
+    def _expire(self, tick: int) -> None:
+        """Forget what waited too long."""
         if self.approval_ticks is None:
             return
-        patience = self.approval_ticks
-        expired = [sequence for sequence, each in self._asked.items() if tick - each.tick > patience]
+        expired = [sequence for sequence, each in self._asked.items() if tick - each.tick > self.approval_ticks]
         for sequence in expired:
             del self._asked[sequence]
             self._waits_in[self._waits_in == sequence] = -1
-        bygone = takewhile(lambda each: each.settled and tick - each.settled > _REACH * patience, self._rounds.values())
+
+    def _forget(self, now: int, tick: int) -> None:
+        """Forget what is out of reach of every rollback, which is reckoned from the round that brought the results."""
+        if self.approval_ticks is None:
+            return
+        reach = _REACH * self.approval_ticks
+        bygone = takewhile(lambda each: each.settled is not None and tick - each.settled > reach, self._rounds.values())
         for each in list(bygone):
             if np.isin(each.stage, _UNDER_WAY).any():
                 break

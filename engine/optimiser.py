@@ -334,7 +334,7 @@ class OptimiserMachine:
         return told, [self._not_asked_for(rows) for rows in inverses]
 
     def _not_asked_for(self, inverse: Proposals) -> Proposals:
-        """A watch's rows without those that a person asks for at this boundary: a vector judged twice is no vector."""
+        """Rows that take back or restore, but for what a person asks for now: a vector judged twice is no vector."""
         keys = zip(inverse.campaign.tolist(), inverse.knob.tolist(), strict=True)
         return inverse.take(np.array([(campaign, Knob(knob)) not in self._desk.undoing for campaign, knob in keys]))
 
@@ -347,7 +347,7 @@ class OptimiserMachine:
             if (about.campaign, about.knob) not in places:
                 self._alarm(view.tick, about, "", holds=False)
         rows = [self._differs(view, recorded, place) for place in places]
-        return [each for each in rows if each is not None]
+        return [self._not_asked_for(each) for each in rows if each is not None]
 
     def _differs(self, view: View, recorded: ControlState, place: Place) -> Proposals | None:
         """Raise the alarm, and restore the value unless a rollback of it is asked for anyway."""

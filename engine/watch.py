@@ -268,7 +268,10 @@ class Watching:
         within = (applied.source > Source.ROLLBACK) & mandated
         others = applied.take(~within)
         changed, told = self._changed(others, undoing, campaigns)
-        book = changed.book.moved(self.tick, applied.campaign.astype(np.int64))
+        back = np.unique(applied.campaign[applied.source == Source.ROLLBACK]).astype(np.int64)
+        back = back[self.episodes.asked[back] > 0]  # what the mandate did there is undone as a whole
+        book = changed.book.restored(back, self.episodes.before[back], self.episodes.peak[back])
+        book = book.moved(self.tick, applied.campaign.astype(np.int64))
         episodes, of_episodes = self.episodes.moved_by(
             self.tick, applied.take(within), others, undoing, book, campaigns
         )

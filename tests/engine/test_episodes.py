@@ -104,6 +104,17 @@ def _applied(world: World) -> list[tuple[int, tuple[int, int, int], int]]:
     ]
 
 
+def test_after_a_bundle_the_past_from_before_it_is_the_campaigns_again() -> None:
+    world = World().until(VERDICT)
+    before = world.machine.state.watching.episodes
+    assert before.past[0].any()
+    world.go(to=VERDICT + 1)
+    book = world.machine.state.watching.book
+    assert book.of(np.array([0]))[:, 0].tolist() == before.before[0].tolist()
+    assert book.peak[0].max() == before.peak[0]
+    assert (book.touched_at[0], book.of(np.array([1])).any()) == (VERDICT, True)
+
+
 def test_after_a_bundle_nothing_of_the_episode_is_left_to_roll_back() -> None:
     world = World().until(VERDICT + 3)
     assert world.go(command("rollback")) == ["unknown_action"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.actions import ROW_BITS, Knob, Result
+from engine.events import COUNTS, TickCounts
 from engine.judgement import Outcome
-from engine.ledger import LedgerError, Record, decode, encode, fold
+from engine.ledger import LedgerError, Record, decode, decode_round, encode, fold
 from engine.life import (
     CANNOT,
     DUE,
@@ -23,11 +25,12 @@ from engine.life import (
     advance,
     steps_of,
 )
+from engine.limits import Limits
 from engine.lives import OF_EVENT
-from engine.messages import CommandKind
+from engine.messages import Advanced, CommandKind
 from engine.verdicts import Event
 from tests.engine.builders import Desk, campaign_set, reseal, wish
-from tests.engine.test_optimiser import DAY, Loop, ask, command, optimiser
+from tests.engine.test_optimiser import CAMPAIGNS, DAY, Loop, ask, command, optimiser
 from tests.engine.test_watch import APPROVED, VERDICT, World
 
 
@@ -301,6 +304,27 @@ def test_of_more_than_a_week_ago_nothing_is_remembered() -> None:
         (9 * DAY, "none of this name that is still in reach"),
     ):
         assert why in refusal(told(loop.records, place, lambda header: header.update(watches=[kept])))
+
+
+@pytest.mark.parametrize("ticks", [1, 8 * DAY + 1])
+def test_what_is_in_reach_at_a_boundary_is_remembered_there_and_when_its_rollback_is_told(ticks: int) -> None:
+    """Boundaries may be more than a week apart."""
+    loop = Loop({0: (ask(1_200_000),)}, replace(Limits.of(CAMPAIGNS), day=DAY))
+    loop.go(command("approve"), to=1)
+    silence(loop, ticks - 1)
+    assert loop.go(command("rollback")) == ["approved"]
+    silence(loop, 8 * DAY)
+    loop.go()
+    told = [told["event"] for record in loop.records[1:] for told in decode_round(record).header["watches"]]
+    assert told == ["opened", "rolled_back" if ticks == 1 else "no_data"]
+    loop.close()
+    assert fold(loop.records).closing is not None
+
+
+def silence(loop: Loop, ticks: int) -> None:
+    """Ticks in which nothing happens and nothing is decided."""
+    loop.campaigns.handle(Advanced(TickCounts(loop.tick + 1, np.zeros((ticks, 3, len(COUNTS)), dtype=np.int64))))
+    loop.tick += ticks
 
 
 # --- episodes: named by the first action on each knob ---

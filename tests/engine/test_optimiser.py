@@ -14,7 +14,7 @@ from engine.campaign_machine import CampaignMachine, CampaignState
 from engine.campaigns import ControlState
 from engine.events import COUNTS, TickCounts
 from engine.judgement import Outcome, Reason
-from engine.ledger import GENESIS, Record, RecordKind, decode_round, fold, seal, verify
+from engine.ledger import GENESIS, LedgerError, Record, RecordKind, decode, decode_round, encode, fold, seal, verify
 from engine.limits import Limits
 from engine.messages import (
     ACCOUNT,
@@ -727,3 +727,40 @@ def test_a_person_who_sets_the_value_anew_settles_what_differs() -> None:
     assert loop.told == [YES, ("REFUSED", "SECOND_CHANGE")]
     loop.go()
     assert (loop.bid, {alert[1] for alert in loop.alerts}) == (1_500_000, {"closed"})
+
+
+def test_an_audit_knows_that_a_value_it_was_told_of_was_restored_and_takes_no_other() -> None:
+    loop = Meddled({1: (ask(1_200_000),)}, mandated(CAMPAIGNS))
+    loop.go(to=3)
+    scalar, weights, version = loop.controls.scalar.copy(), loop.controls.weights.copy(), loop.controls.version.copy()
+    scalar[0, Knob.BID], weights[1:], version[0, Knob.BID] = 30_000_000, (900_000, 100_000), 7
+    loop.meddle(scalar=scalar, weights=weights, version=version)
+    loop.go(to=6)
+    told = fold(loop.records).state
+    assert told is not None
+    assert told.equals(loop.controls)
+    loop.close()
+    silent = [_without_alerts(record) if record.kind is RecordKind.ROUND else record for record in loop.records]
+    with pytest.raises(LedgerError, match="on controls that were not in force"):
+        fold(silent)
+
+
+def _without_alerts(record: Record) -> Record:
+    """A round that tells neither of alerts nor of watches, as one of a run without either."""
+    header, tables = decode(record.body)
+    left = {name: told for name, told in header.items() if name not in {"alerts", "watches"}}
+    return replace(record, body=encode(left, tables))
+
+
+def test_a_persons_rollback_of_weights_that_differ_is_the_one_that_is_judged() -> None:
+    shares = (600_000, 400_000)
+    loop = Meddled({1: (ask(*shares, knob=Knob.WEIGHTS, campaign=1),)}, mandated(CAMPAIGNS))
+    loop.go(to=3)
+    assert tuple(loop.controls.weights[1:]) == shares
+    weights = loop.controls.weights.copy()
+    weights[1:] = (900_000, 100_000)
+    loop.meddle(weights=weights)
+    assert loop.go(command("rollback", knob=Knob.WEIGHTS, campaign=1)) == ["approved"]
+    assert loop.controls.weights.tolist() == [1_000_000, 500_000, 500_000]
+    loop.go()
+    assert {alert[:2] for alert in loop.alerts} == {("state_differs", "closed")}

@@ -34,6 +34,7 @@ from engine.messages import (
     Open,
     Publish,
     Published,
+    Reloaded,
     Role,
 )
 from engine.optimiser import Assignment, OptimiserMachine, OptimiserState
@@ -47,7 +48,7 @@ NOTHING = np.empty(0, dtype=np.uint8)
 
 @dataclass(frozen=True)
 class Rules:
-    """What does not change while an account is steered."""
+    """What does not change while an account is steered; the limits are those it begins with."""
 
     campaigns: CampaignSet
     begins: ControlState
@@ -88,6 +89,16 @@ class Rules:
         return [(mine, self.campaigns.select(mine)) for mine in members]
 
 
+class Outside(NamedTuple):
+    """What comes in at a boundary beside views, results and commands."""
+
+    reloaded: Reloaded | None = None
+    leased: bool = True
+
+
+QUIET = Outside()
+
+
 class Seen(NamedTuple):
     """Lifetime spend (micros) and clicks of every campaign at a boundary."""
 
@@ -102,10 +113,14 @@ class Past:
 
     applied:
         The rows that every round applied, with its tick.
+    within:
+        The actions that were applied inside a mandate, as the limits of their rounds had it.
     taken_back:
         The actions that rollbacks took back, each with the tick of its rollback's round.
     watched:
         The actions under watch, and their knobs.
+    episodes:
+        The first actions of open episodes on their knobs, and these.
     closed_at:
         The tick at which a person last closed the breaker; −1: never.
     seen:
@@ -113,24 +128,35 @@ class Past:
     """
 
     applied: tuple[tuple[int, Actions], ...] = ()
+    within: frozenset[int] = frozenset()
     taken_back: tuple[tuple[int, Actions], ...] = ()
     watched: Mapping[int, tuple[int, Knob]] = field(default_factory=dict)
+    episodes: Mapping[int, tuple[int, Knob]] = field(default_factory=dict)
     closed_at: int = -1
     seen: tuple[Seen, ...] = ()
 
-    def after(self, round_: Round, tick: int, rows: Actions, lifetime: Int64) -> Past:
-        """With a round, the rows of it that were applied, and the lifetime counts it saw."""
-        watched = dict(self.watched)
+    def after(self, round_: Round, tick: int, rows: Actions, lifetime: Int64, limits: Limits) -> Past:
+        """With a round, the rows of it that were applied, the lifetime counts it saw, and the limits in force."""
+        watched, episodes = dict(self.watched), dict(self.episodes)
         for told in round_.header["watches"]:
-            if told["event"] == "opened":
-                watched[told["action"]] = told["campaign"], Knob(told["knob"])
-            elif told["event"] != "rolls_back":
-                watched.pop(told["action"], None)  # an episode's knobs are not among them
+            place = told["campaign"], Knob(told["knob"])
+            match told["event"]:
+                case "opened":
+                    watched[told["action"]] = place
+                case "begun":
+                    episodes[told["action"]] = place
+                case "rolls_back":  # its end is told when the rollback was applied
+                    assert place == (watched | episodes)[told["action"]]
+                case _:
+                    assert place == (watched if told["action"] in watched else episodes).pop(told["action"])
         closed = any(told["answer"] == "closed" for told in round_.header["commands"])
+        mandated = (rows.source > Source.ROLLBACK) & (tick <= limits.mandate_until[rows.campaign, rows.knob])
         return Past(
             applied=(*self.applied, (tick, rows)),
+            within=self.within | set(rows.action[mandated].tolist()),
             taken_back=(*self.taken_back, *((tick, self.rows_of(action)) for action in taken_back(round_, rows))),
             watched=watched,
+            episodes=episodes,
             closed_at=tick if closed else self.closed_at,
             seen=(*self.seen, Seen(tick, lifetime[:, SPEND], lifetime[:, CLICKS])),
         )
@@ -142,6 +168,23 @@ class Past:
             if place.size:
                 return rows.take((rows.campaign == rows.campaign[place]) & (rows.knob == rows.knob[place]))
         raise AssertionError(f"action {action} was never applied")
+
+    def standing(self, campaign: int, knob: Knob) -> list[Actions]:
+        """What was applied to a knob and not taken back, alone or with what stood beneath it; oldest first."""
+        undone = {tick: rows for tick, rows in self.taken_back if key_of(rows) == (campaign, knob)}
+        stands: list[Actions] = []
+        for tick, rows in self.applied:
+            mine = rows.take((rows.campaign == campaign) & (rows.knob == knob))
+            if len(mine) and mine.source[0] != Source.ROLLBACK:
+                stands.append(mine)
+            elif tick in undone:
+                stands = [each for each in stands if each.action[0] < undone[tick].action[0]]
+        return stands
+
+
+def key_of(rows: Actions) -> tuple[int, Knob]:
+    """The campaign and knob of rows that have one."""
+    return int(rows.campaign[0]), Knob(rows.knob[0])
 
 
 def branched(fold: Fold) -> Fold:
@@ -205,6 +248,11 @@ class Account:
         """The last boundary held."""
         return self.records[-1].tick
 
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self.optimiser.limits
+
     @cached_property
     def controls(self) -> ControlState:
         """The controls in force."""
@@ -215,9 +263,15 @@ class Account:
         """The last round as the ledger tells it."""
         return decode_round(self.records[-1])
 
-    def hold(self, machine: OptimiserMachine, commands: tuple[Command, ...] = (), ticks: int = 1) -> Account:
+    def hold(
+        self,
+        machine: OptimiserMachine,
+        commands: tuple[Command, ...] = (),
+        ticks: int = 1,
+        outside: Outside = QUIET,
+    ) -> Account:
         """Live through some ticks, hold the boundary with a machine that stands here, commit, apply."""
-        observed, boundary = self.reach(commands, ticks)
+        observed, boundary = self.reach(commands, ticks, outside)
         commit, approved, state = decide(machine, boundary)
         record = seal(self.records[-1].digest, len(self.records), commit.kind, commit.tick, commit.body)
         fold = branched(self.fold)
@@ -234,7 +288,7 @@ class Account:
             results=results,
             approved=approved,
             partly=tuple(merged(self.rules, (*shards[:end], *observed[end:])) for end in ends),
-            past=self.past.after(decode_round(record), commit.tick, rows, boundary.view.lifetime),
+            past=self.past.after(decode_round(record), commit.tick, rows, boundary.view.lifetime, state.limits),
         )
 
     def machine(self, assignments: tuple[Assignment, ...]) -> OptimiserMachine:
@@ -253,13 +307,19 @@ class Account:
         assert fold.state is not None
         return fold.state
 
-    def lost(self, after: Account, assignments: tuple[Assignment, ...], commands: tuple[Command, ...]) -> None:
+    def lost(
+        self,
+        after: Account,
+        assignments: tuple[Assignment, ...],
+        commands: tuple[Command, ...],
+        outside: Outside = QUIET,
+    ) -> None:
         """Lose processes at every place of the boundary that led to `after`: the outcome is always the same.
 
         Before the commit nothing is known of the round, which is held again. After it the round is decided again and
         compared. While it is applied, any of the campaigns may have applied it already, and is asked again.
         """
-        observed, boundary = self.reach(commands, after.tick - self.tick)
+        observed, boundary = self.reach(commands, after.tick - self.tick, outside)
         commit, approved, state = decide(self.machine(assignments), boundary)
         written = after.records[-1]
         assert (commit.kind, commit.tick, commit.body) == (written.kind, written.tick, written.body)
@@ -270,10 +330,12 @@ class Account:
             assert results.tolist() == after.results.tolist()
             assert all(mine.controls.equals(its.controls) for mine, its in zip(shards, after.shards, strict=True))
 
-    def reach(self, commands: tuple[Command, ...], ticks: int) -> tuple[tuple[CampaignState, ...], Boundary]:
+    def reach(
+        self, commands: tuple[Command, ...], ticks: int, outside: Outside
+    ) -> tuple[tuple[CampaignState, ...], Boundary]:
         """Live through some ticks: the campaigns at the next boundary, and all that comes in there."""
         observed, view = self.observe(ticks)
-        return observed, Boundary(view, commands, self.results)
+        return observed, Boundary(view, commands, self.results, outside.reloaded, outside.leased)
 
     def observe(self, ticks: int) -> tuple[tuple[CampaignState, ...], View]:
         """What the world does to the campaigns over some ticks, and the view of it."""

@@ -44,7 +44,7 @@ def why_high(before: Account, after: Account, rows: Actions, together: int) -> l
 
 def learning(account: Account, campaign: int) -> bool:
     """In the first three days, or with fewer than 50 clicks so old that their conversions have come."""
-    limits = account.rules.limits
+    limits = account.limits
     horizon = limits.day if limits.delay_horizon is None else limits.delay_horizon
     mature = so_long_ago(account, horizon)
     days = Fraction(account.tick + 1, limits.day)
@@ -54,7 +54,7 @@ def learning(account: Account, campaign: int) -> bool:
 def rolled_back_lately(before: Account, after: Account, campaign: int) -> bool:
     """Whether anything of a campaign was rolled back less than seven days ago."""
     return any(
-        after.tick - tick < ROLLBACK_DAYS * after.rules.limits.day
+        after.tick - tick < ROLLBACK_DAYS * after.limits.day
         and ((rows.campaign == campaign) & (rows.source == Source.ROLLBACK)).any()
         for tick, rows in before.past.applied
     )
@@ -63,7 +63,7 @@ def rolled_back_lately(before: Account, after: Account, campaign: int) -> bool:
 def largest_fifth(account: Account) -> set[int]:
     """The fifth of the campaigns that spent most over the last seven days, or since the beginning."""
     now = account.past.seen[-1].spend
-    then = so_long_ago(account, SPEND_DAYS * account.rules.limits.day)
+    then = so_long_ago(account, SPEND_DAYS * account.limits.day)
     spent = now if then is None else now - then.spend
     order = sorted(range(len(spent)), key=lambda campaign: (-spent[campaign], campaign))
     return {campaign for campaign in order[: ceil(len(spent) / 5)] if spent[campaign] > 0}
@@ -78,7 +78,7 @@ def step(rows: Actions) -> Fraction:
 
 def spend_per_day(account: Account) -> Int64 | None:
     """What every campaign spent per day over the last day."""
-    day, now = account.rules.limits.day, account.past.seen[-1]
+    day, now = account.limits.day, account.past.seen[-1]
     then = so_long_ago(account, day)
     return None if then is None else (now.spend - then.spend) * day // (now.tick - then.tick)
 
@@ -88,7 +88,7 @@ def so_long_ago(account: Account, ticks: int) -> Seen | None:
     zero = np.zeros(len(account.rules.campaigns), dtype=np.int64)
     kept = [Seen(-1, zero, zero)]
     for seen in account.past.seen:
-        if seen.tick - kept[-1].tick >= max(account.rules.limits.day // 4, 1):
+        if seen.tick - kept[-1].tick >= max(account.limits.day // 4, 1):
             kept.append(seen)
     return next((seen for seen in reversed(kept) if seen.tick <= account.tick - ticks), None)
 
@@ -118,7 +118,7 @@ def by_twin(before: Account, after: Account, rows: Actions) -> Fraction:
     else:
         paused[campaign] = rows.new[0]
     changed = replace(before.controls, scalar=scalar, weights=weights, paused=paused)
-    begins, day = after.tick + 1, after.rules.limits.day
+    begins, day = after.tick + 1, after.limits.day
     ends = min(begins + day, after.rules.grid.ticks)
     now, then = (after.rules.trial.spend(campaign, begins, ends, each) for each in (before.controls, changed))
     return Fraction(abs(now - then) * day, ends - begins)

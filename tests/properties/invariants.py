@@ -21,7 +21,7 @@ from engine.limits import Limits
 from engine.messages import ACCOUNT, Apply, Role
 from engine.people import ROLES, CommandKind
 from engine.units import PPM
-from tests.properties.account import Account
+from tests.properties.account import Account, key_of
 from tests.properties.impact import why_high
 
 
@@ -46,7 +46,7 @@ def i2_hard_bounds_hold_at_every_prefix(before: Account, after: Account) -> None
     """The ledger up to here tells the controls before the round, the same with its results those after it."""
     assert after.fold.state is not None
     for state in (before.controls, after.fold.state, *after.partly, after.controls):
-        within_bounds(state, after.rules.limits)
+        within_bounds(state, after.limits)
 
 
 def i3_sums_are_kept_while_a_round_is_applied(before: Account, after: Account) -> None:
@@ -57,7 +57,7 @@ def i3_sums_are_kept_while_a_round_is_applied(before: Account, after: Account) -
     start = after.rules.campaigns.cell_start[:-1]
     for state in (*after.partly, after.controls):
         assert (np.add.reduceat(state.weights, start) == PPM).all()
-    account = after.rules.limits.account_budget
+    account = after.limits.account_budget
     if account is not None:
         rises = np.maximum(after.controls.budget - before.controls.budget, 0).sum()
         assert rises == 0 or before.controls.budget.sum() + rises <= account
@@ -85,7 +85,7 @@ def i5_a_round_and_a_command_have_one_effect(before: Account, after: Account) ->
 
 def i6_nothing_applies_without_an_approval_a_mandate_or_low_impact(before: Account, after: Account) -> None:
     asked = commands(after, "approved")
-    assert after.round.header["limits_version"] == after.rules.limits.version
+    assert after.round.header["limits_version"] == after.limits.version
     for key, rows in by_knob(after.approved.rows):
         if rows.source[0] == Source.PERSON:
             kinds = {"edit", "pause", "resume"} if key[1] is Knob.PAUSED else {"edit"}
@@ -95,22 +95,24 @@ def i6_nothing_applies_without_an_approval_a_mandate_or_low_impact(before: Accou
         elif ("approve", key) in asked:
             _was_granted(before, after, rows, asked[("approve", key)])
     alone = list(by_knob(passed_by_themselves(after)))
+    assert after.limits.automatic or not alone
     together = len({campaign for (campaign, _), _ in alone})
     for _, rows in alone:
         assert why_high(before, after, rows, together) == []
 
 
 def passed_by_themselves(after: Account) -> Actions:
-    """Rows outside mandates that passed without a person's yes, though they protect nothing."""
+    """Rows that passed without a mandate or a person's yes, though they protect nothing."""
     rows = automatic(after)
-    return rows.take(~in_mandate(after, rows) & ~granted(after, rows) & ~pauses(rows))
+    mandated = in_mandate(after, rows) & after.limits.automatic
+    return rows.take(~mandated & ~granted(after, rows) & ~pauses(rows))
 
 
 def _was_granted(before: Account, after: Account, rows: Actions, by: dict[str, Any]) -> None:
     """An approver, not the proposer, approved these very rows in time, on this version and under these limits."""
     pending = before.optimiser.desk.pending[int(rows.campaign[0]), Knob(rows.knob[0])]
     assert after.tick - pending.tick <= after.rules.approval_ticks
-    assert pending.limits_version == after.rules.limits.version
+    assert pending.limits_version == after.limits.version
     assert pending.rows.index.tolist() == rows.index.tolist()
     assert pending.rows.wanted.tolist() == rows.new.tolist()
     assert pending.rows.base_version.tolist() == rows.base_version.tolist()
@@ -119,6 +121,7 @@ def _was_granted(before: Account, after: Account, rows: Actions, by: dict[str, A
 
 
 def i7_frozen_nothing_begins_but_pauses_and_rollbacks(before: Account, after: Account) -> None:
+    """Without a lease it is as if the account was frozen."""
     account, parts = before.optimiser.desk.frozen, set(before.optimiser.desk.parts)
     for command in after.round.header["commands"]:
         if command["answer"] == "frozen":
@@ -127,7 +130,9 @@ def i7_frozen_nothing_begins_but_pauses_and_rollbacks(before: Account, after: Ac
             account, parts = _thawed(command, account, parts)
     assert after.round.header["frozen"] == after.optimiser.desk.frozen == account
     assert set(after.optimiser.desk.parts) == parts
-    stopped = np.full((len(after.rules.campaigns), len(Knob)), account)
+    leased = after.round.header["leased"]
+    assert (Fingerprint(AlertKind.LEASE_LOST) in after.optimiser.alerts.since) == (not leased)
+    stopped = np.full((len(after.rules.campaigns), len(Knob)), account or not leased)
     for campaign, knob in parts:
         stopped[campaign, slice(None) if knob is None else knob] = True
     rows, pending = after.approved.rows, after.optimiser.desk.pending
@@ -168,18 +173,15 @@ def i8_after_a_rollback_the_value_is_the_recorded_one_or_an_alert_is_open(before
     for undone in done:
         assert undone.source[0] != Source.ROLLBACK
         assert values(after, undone) == undone.old.tolist()
-        later = [(tick, rows) for tick, rows in before.past.applied if len(rows) and rows.round > undone.round]
-        newer = [(tick, mine) for tick, rows in later for mine in (_of(rows, key_of(undone)),) if len(mine)]
-        taken_back_before = sum(mine.source[0] != Source.ROLLBACK for _, mine in newer) * 2 == len(newer)
-        own_steps = key_of(undone) in undone_by_watches(after) and all(
-            mine.source[0] > Source.ROLLBACK and tick <= after.rules.limits.mandate_until[key_of(undone)]
-            for tick, mine in newer
-        )
-        assert taken_back_before or own_steps
+        stood = before.past.standing(*key_of(undone))
+        above = [rows for rows in stood if rows.action[0] > undone.action[0]]
+        assert undone.action[0] in [rows.action[0] for rows in stood]
+        assert not above or _is_episode(undone, after)
+        assert {rows.action[0] for rows in above} <= before.past.within  # an episode goes back over its own steps
     moved = {key_of(rows) for rows in done}
     assert {key for kind, key in commands(after, "approved") if kind == "rollback"} <= moved
     asked, blocked = set(undone_by_watches(after)), refused_rollbacks(after)
-    assert asked <= moved | blocked | refused_rollbacks(after, second=True)
+    assert asked <= moved | blocked | second_rollbacks(after)  # the second comes again
     alerts = after.optimiser.alerts.since
     assert {_blocked(key) for key in blocked} <= set(alerts)
     settled = {_blocked(key) for key, rows in by_knob(in_force(before)) if rows.source[0] <= Source.ROLLBACK}
@@ -188,14 +190,59 @@ def i8_after_a_rollback_the_value_is_the_recorded_one_or_an_alert_is_open(before
     assert {about for about in alerts if about.kind is AlertKind.ROLLBACK_BLOCKED} == expected
 
 
-def refused_rollbacks(account: Account, *, second: bool = False) -> set[tuple[int, Knob]]:
-    """The knobs whose rollback the last round refused, for good or as the second, or whose watch let it be."""
+def _is_episode(undone: Actions, account: Account) -> bool:
+    """Whether an action that the last round took back was an episode's first on its knob."""
+    return (
+        undone_by_watches(account).get(key_of(undone)) == undone.action[0] and undone.action[0] in account.past.within
+    )
+
+
+def i8_an_episode_is_taken_back_whole(before: Account, after: Account) -> None:
+    """Every knob that it moved is asked to go back, or there already, or blocked by what a person did there since."""
+    told = after.round.header["watches"]
+    open_ = {**before.past.episodes, **{each["action"]: _place(each) for each in told if each["event"] == "begun"}}
+    for each in told:  # those that ended before this boundary's verdicts
+        if each["event"] in {"rolled_back", "superseded"}:
+            open_.pop(each["action"], None)
+    asked = {open_[each["action"]][0] for each in told if each["event"] == "rolls_back" and each["action"] in open_}
+    answers = {each["action"]: each for each in told}
+    for action, (campaign, knob) in open_.items():
+        if campaign not in asked:
+            continue
+        first, answer = after.past.rows_of(action), answers[action]
+        if answer["event"] == "kept":
+            assert values(before, first) == first.old.tolist()
+        elif answer["event"] == "blocked":
+            above = [rows for rows in before.past.standing(campaign, knob) if rows.action[0] > action]
+            assert any(rows.source[0] == Source.PERSON for rows in above)
+            assert _blocked((campaign, knob)) in after.optimiser.alerts.since
+        else:
+            assert answer["event"] == "rolls_back"
+
+
+def refused_rollbacks(account: Account) -> set[tuple[int, Knob]]:
+    """The knobs whose rollback the last round refused for good, or whose watch found that it must not be."""
     told = account.round.judged
     refused = (told["source"] == Source.ROLLBACK) & (told["outcome"] == Outcome.REFUSED)
-    refused &= (told["reason"] == Reason.SECOND_CHANGE) == second
-    knobs = {(int(c), Knob(k)) for c, k in zip(told["campaign"][refused], told["knob"][refused], strict=True)}
+    refused &= told["reason"] != Reason.SECOND_CHANGE
     watches = account.round.header["watches"]
-    return knobs | {(each["campaign"], Knob(each["knob"])) for each in watches if each["event"] == "blocked"}
+    return _knobs(told, refused) | {_place(each) for each in watches if each["event"] == "blocked"}
+
+
+def second_rollbacks(account: Account) -> set[tuple[int, Knob]]:
+    """The knobs whose rollback the last round refused because something else changed them in it."""
+    told = account.round.judged
+    return _knobs(told, (told["source"] == Source.ROLLBACK) & (told["reason"] == Reason.SECOND_CHANGE))
+
+
+def _knobs(judged: dict[str, Any], rows: Any) -> set[tuple[int, Knob]]:
+    """The knobs of some judged rows."""
+    return {(int(c), Knob(k)) for c, k in zip(judged["campaign"][rows], judged["knob"][rows], strict=True)}
+
+
+def _place(told: dict[str, Any]) -> tuple[int, Knob]:
+    """The knob that an entry of the header is about."""
+    return told["campaign"], Knob(told["knob"])
 
 
 def _blocked(key: tuple[int, Knob]) -> Fingerprint:
@@ -208,7 +255,7 @@ def i9_what_a_person_set_is_not_overwritten_within_its_hold(before: Account, aft
     held = {
         key
         for tick, past in before.past.applied
-        if after.tick - tick < after.rules.limits.day
+        if after.tick - tick < after.limits.day
         for key, mine in by_knob(past)
         if mine.source[0] == Source.PERSON
     }
@@ -235,7 +282,7 @@ def i11_everything_ends_or_has_a_live_deadline(before: Account, after: Account) 
         assert len(pending.rows)
     judged = after.round.judged
     waiting = judged["outcome"] == Outcome.NEEDS_APPROVAL
-    told = {(int(c), Knob(k)) for c, k in zip(judged["campaign"][waiting], judged["knob"][waiting], strict=True)}
+    told = _knobs(judged, waiting)
     since = {key for key, pending in after.optimiser.desk.pending.items() if pending.tick == after.tick}
     assert told == since
     for command in after.round.header["commands"]:
@@ -281,7 +328,7 @@ def while_the_breaker_is_open_nothing_automatic_is_applied(before: Account, afte
         for _ in np.unique(rows.campaign[rows.source == Source.ROLLBACK])
         if tick >= before.past.closed_at
     ]
-    lately = [tick for tick in bundles if tick > bundles[-1] - after.rules.limits.day]
+    lately = [tick for tick in bundles if tick > bundles[-1] - after.limits.day]
     opened = breaker(before) or (len(lately) >= 3 and lately[-1] == before.tick)
     closed = after.past.closed_at == after.tick
     assert not closed or opened
@@ -293,7 +340,7 @@ def while_the_breaker_is_open_nothing_automatic_is_applied(before: Account, afte
 
 def what_was_rolled_back_is_not_applied_again(before: Account, after: Account) -> None:
     """For a fortnight not that change, nor one beyond it; a course under a mandate rests as long as its knob does."""
-    day = after.rules.limits.day
+    day = after.limits.day
     rows = automatic(after)
     for key, mine in by_knob(rows.take(~granted(after, rows) & ~pauses(rows))):
         times = 0
@@ -304,7 +351,7 @@ def what_was_rolled_back_is_not_applied_again(before: Account, after: Account) -
             rest = (1, 3, 7)[min(times, 3) - 1] * day
             if undone.source[0] <= Source.ROLLBACK:
                 continue
-            if tick <= after.rules.limits.mandate_until[key]:
+            if undone.action[0] in after.past.within:
                 assert after.tick - tick >= rest
             elif after.tick - tick < max(14 * day, rest):
                 assert not _as_far(mine, undone)
@@ -321,7 +368,7 @@ def _as_far(rows: Actions, undone: Actions) -> bool:
 def a_rise_never_passes_its_window(before: Account, after: Account) -> None:
     """Against what was in force at the boundary so long ago or, near the beginning, at the first one."""
     rows = automatic(after)
-    for window in after.rules.limits.windows:
+    for window in after.limits.windows:
         ticks = [seen.tick for seen in after.past.seen]
         past = [tick for tick in ticks if tick <= after.tick - window.ticks] or ticks[:1]
         for (campaign, knob), mine in by_knob(rows.take((rows.knob == window.knob) & (rows.new > rows.old))):
@@ -349,6 +396,7 @@ INVARIANTS = (
     i6_nothing_applies_without_an_approval_a_mandate_or_low_impact,
     i7_frozen_nothing_begins_but_pauses_and_rollbacks,
     i8_after_a_rollback_the_value_is_the_recorded_one_or_an_alert_is_open,
+    i8_an_episode_is_taken_back_whole,
     i9_what_a_person_set_is_not_overwritten_within_its_hold,
     i10_no_negative_or_non_finite_value,
     i11_everything_ends_or_has_a_live_deadline,
@@ -369,7 +417,7 @@ def whole_ledger(account: Account) -> None:
     for record in records:
         prefix.update(record)
         assert prefix.state is not None
-        within_bounds(prefix.state, account.rules.limits)
+        within_bounds(prefix.state, account.limits)
     assert prefix.state is not None
     assert prefix.state.equals(account.controls)
 
@@ -402,7 +450,7 @@ def pauses(rows: Actions) -> Any:
 
 
 def in_mandate(account: Account, rows: Actions) -> Any:
-    return account.tick <= account.rules.limits.mandate_until[rows.campaign, rows.knob]
+    return account.tick <= account.limits.mandate_until[rows.campaign, rows.knob]
 
 
 def granted(account: Account, rows: Actions) -> Any:
@@ -421,11 +469,6 @@ def by_knob(rows: Actions) -> Iterator[tuple[tuple[int, Knob], Actions]]:
     """The rows of each (campaign, knob): one, or a whole vector."""
     for campaign, knob in dict.fromkeys(zip(rows.campaign.tolist(), rows.knob.tolist(), strict=True)):
         yield (campaign, Knob(knob)), _of(rows, (campaign, knob))
-
-
-def key_of(rows: Actions) -> tuple[int, Knob]:
-    """The campaign and knob of rows that have one."""
-    return int(rows.campaign[0]), Knob(rows.knob[0])
 
 
 def commands(account: Account, answer: str) -> dict[tuple[str, tuple[int, Knob]], dict[str, Any]]:

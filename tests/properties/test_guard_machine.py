@@ -23,15 +23,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
+from engine.alerts import AlertKind, Fingerprint
 from engine.campaigns import SCALARS, ControlState
 from engine.judgement import Reason
 from engine.limits import FOREVER, Limits, Window
-from engine.messages import ACCOUNT, Command, CommandKind, Role
+from engine.messages import ACCOUNT, Command, CommandKind, Reloaded, Role
 from engine.optimiser import Assignment
 from engine.units import TickGrid
 from engine.watch import Why
 from tests.engine.builders import BID, BUDGET, campaign_set, controls
-from tests.properties.account import Account, Rules, canonical
+from tests.properties.account import QUIET, Account, Outside, Rules, canonical
 from tests.properties.invariants import (
     breaker,
     by_knob,
@@ -78,6 +79,7 @@ OFTEN = (
     "low impact",
     "tried in the twin",
     "watch rolled back",
+    "episode rolled back",
     "breaker opened",
     *(reason.name.lower() for reason in REFUSED),
 )
@@ -129,6 +131,12 @@ def grown(delay_horizon: int | None) -> Account:
     return account
 
 
+def of_age(rules: Rules) -> Account:
+    """The grown account, from now on under other rules."""
+    account = grown(rules.limits.delay_horizon)
+    return replace(account, rules=rules, optimiser=replace(account.optimiser, limits=rules.limits))
+
+
 class Everybody(RuleBasedStateMachine):
     """An account, the machine that decides for it, and everyone who wants something of it."""
 
@@ -139,28 +147,18 @@ class Everybody(RuleBasedStateMachine):
     @initialize(data=st.data())
     def open(self, data: st.DataObject) -> None:
         delay_horizon = data.draw(st.sampled_from([BLOCK, None]), label="delay horizon")
-        allowed = replace(limits(delay_horizon), windows=data.draw(st.sampled_from([(), WINDOWS]), label="windows"))
-        everyone = tuple(range(len(CAMPAIGNS)))
-        for knob in Knob:
-            members = data.draw(
-                st.sampled_from([(), (), (0,), (0, 2), everyone]), label=f"who may move {knob.name.lower()}"
-            )
-            until = data.draw(st.sampled_from([FOREVER, FOREVER, 6 * DAY]))
-            band = data.draw(st.sampled_from([(Fraction(1, 3), Fraction(3)), (Fraction(9, 10), Fraction(12, 10))]))
-            cap = data.draw(st.sampled_from([None, 300_000]))
-            allowed = allowed.with_mandate(np.array(members, dtype=np.int64), (knob,), band, until, cap)
+        self.delay_horizon = delay_horizon
+        read = data.draw(st.sampled_from([True, True, True, False]), label="the limits file was read")
+        allowed = replace(self._limits(data), automatic=read)
         twin = data.draw(st.sampled_from([None, World(CAMPAIGNS, DAY)]), label="twin")
         self.rules = Rules(CAMPAIGNS, beginnings(), allowed, GRID, PEOPLE, approval_ticks=DAY, trial=twin)
         self.wishes: dict[Source, dict[int, tuple[Wish, ...]]] = {source: {} for source in SOURCES}
         self.assignments = parties(self.wishes)
         old = data.draw(st.sampled_from([True, True, True, False]), label="four days old")
-        self.account = Account.open(self.rules, self.assignments)
-        if old:
-            aged = grown(delay_horizon)
-            self.account = replace(aged, rules=self.rules, optimiser=replace(aged.optimiser, limits=allowed))
+        self.account = of_age(self.rules) if old else Account.open(self.rules, self.assignments)
         self.machine = self.account.machine(self.assignments)
         self.commands: list[Command] = []
-        self.last: tuple[Account, tuple[Command, ...]] | None = None
+        self.last: tuple[Account, tuple[Command, ...], Outside] | None = None
 
     # --- what is asked ---
 
@@ -310,7 +308,7 @@ class Everybody(RuleBasedStateMachine):
         """A budget that was cut is to come back while a person gives another campaign all that is left."""
         cut = self._cut()
         assert cut is not None
-        room = self.rules.limits.account_budget - int(self.account.controls.budget.sum())
+        room = self.account.limits.account_budget - int(self.account.controls.budget.sum())
         other = (cut + 1) % len(CAMPAIGNS)
         filled = int(self.account.controls.budget[other]) + room
         self._hold(
@@ -331,11 +329,12 @@ class Everybody(RuleBasedStateMachine):
 
     # --- what happens to it ---
 
-    @precondition(lambda self: self.account.past.watched)
+    @precondition(lambda self: self.account.past.watched or self.account.past.episodes)
     @rule(data=st.data(), boundaries=st.sampled_from([3, 14, 14]))
     def days_pass(self, data: st.DataObject, boundaries: int) -> None:
         """Nobody wants anything while changes are watched; something may befall their campaigns, or be mended."""
-        watched = sorted({campaign for campaign, _ in self.account.past.watched.values()})
+        past = self.account.past
+        watched = sorted({campaign for campaign, _ in (*past.watched.values(), *past.episodes.values())})
         whom = watched if data.draw(st.booleans(), label="all of them") else [data.draw(st.sampled_from(watched))]
         self._befall(data.draw(st.sampled_from([None, *Trouble]), label="befalls"), whom)
         self._wait(boundaries)
@@ -359,7 +358,7 @@ class Everybody(RuleBasedStateMachine):
     def _wait(self, boundaries: int) -> None:
         """As long as anything is watched."""
         for _ in range(boundaries):
-            if self.account.past.watched:
+            if self.account.past.watched or self.account.past.episodes:
                 self._hold((), BLOCK)
 
     @precondition(lambda self: self.commands)
@@ -377,20 +376,38 @@ class Everybody(RuleBasedStateMachine):
     def lose(self) -> None:
         """The last boundary once more, as it goes when somebody is lost in it."""
         assert self.last is not None
-        before, commands = self.last
-        before.lost(self.account, self.assignments, commands)
+        before, commands, outside = self.last
+        before.lost(self.account, self.assignments, commands, outside)
         self._count()
 
-    @rule(newer=st.sampled_from([False, False, False, True]))
-    def restart(self, newer: bool) -> None:  # noqa: FBT001 - Hypothesis draws it
-        """Another machine goes on, from a checkpoint's bytes and from the ledger, perhaps under new limits."""
+    @rule(data=st.data(), ticks=hours, good=st.sampled_from([True, True, False]))
+    def reload(self, data: st.DataObject, ticks: int, good: bool) -> None:  # noqa: FBT001 - Hypothesis draws it
+        """The limits file changed: other mandates hold, and what waits was judged under older ones; or it is bad."""
+        reloaded = Reloaded("read", self._limits(data)) if good else Reloaded(None, None, "missing")
+        self._wish(data, ticks)
+        commands = (self._command(data, 0),) if data.draw(st.booleans(), label="and a command") else ()
+        before = self.account.limits
+        self._hold(commands, ticks, Outside(reloaded))
+        assert self.account.limits.version == before.version + good
+        assert self.account.limits.automatic == (good or before.automatic)
+        assert (Fingerprint(AlertKind.LIMITS_UNREADABLE) in self.account.optimiser.alerts.since) == (not good)
+
+    @rule(data=st.data(), ticks=hours)
+    def unleased(self, data: st.DataObject, ticks: int) -> None:
+        """Nobody renewed the optimiser's lease, whatever everybody wants."""
+        self._wish(data, ticks)
+        waits = sorted(self.account.optimiser.desk.pending)
+        commands = (self._command(data, 0),) if data.draw(st.booleans(), label="and a command") else ()
+        if waits:
+            campaign, knob = waits[0]
+            commands += (self._named(1, CommandKind.APPROVE, by="ben", campaign=campaign, knob=knob),)
+        self._hold(commands, ticks, Outside(leased=False))
+
+    @rule()
+    def restart(self) -> None:
+        """Another machine goes on, from a checkpoint's bytes and from the ledger."""
         state = pickle.loads(pickle.dumps(self.account.optimiser))  # noqa: S301 - our own
         assert canonical(state) == canonical(self.machine.state)
-        if newer:  # what waits was judged under older ones
-            limits = replace(self.rules.limits, version=self.rules.limits.version + 1)
-            state = replace(state, limits=limits)
-            self.rules = replace(self.rules, limits=limits)
-            self.account, self.last = replace(self.account, rules=self.rules, optimiser=state), None
         self.machine = self.rules.machine(self.assignments, self.account.records, state)
         self._count()
 
@@ -401,10 +418,10 @@ class Everybody(RuleBasedStateMachine):
 
     # --- how a boundary goes ---
 
-    def _hold(self, commands: tuple[Command, ...], ticks: int) -> None:
+    def _hold(self, commands: tuple[Command, ...], ticks: int, outside: Outside = QUIET) -> None:
         before = self.account
-        self.account = before.hold(self.machine, commands, ticks)
-        self.last = before, commands
+        self.account = before.hold(self.machine, commands, ticks, outside)
+        self.last = before, commands, outside
         self.commands += commands
         check_all(before, self.account)
         type(self).boundaries += 1
@@ -421,11 +438,13 @@ class Everybody(RuleBasedStateMachine):
         for each in told.header["watches"]:
             met["watch kept"] += each["event"] == "kept"
             if each["event"] == "rolled_back" and each["why"]:
-                met["watch rolled back"] += 1
+                met["episode rolled back" if each["action"] in before.past.episodes else "watch rolled back"] += 1
                 met[each["why"]] += 1
         met["alert of a blocked rollback"] += sum(
             (each["alert"], each["event"]) == ("rollback_blocked", "opened") for each in told.header["alerts"]
         )
+        met["lease lost"] += not told.header["leased"]
+        met["limits reloaded"] += told.header["limits"] is not None
         met["a part frozen"] += bool(self.account.optimiser.desk.parts)
         for reason in (*HIGH, *REFUSED):
             met[reason.name.lower()] += int((told.judged["reason"] == reason).sum())
@@ -433,7 +452,23 @@ class Everybody(RuleBasedStateMachine):
     def _count(self) -> None:
         type(self).steps += 1
 
-    # --- wishes and commands ---
+    # --- limits, wishes and commands ---
+
+    def _limits(self, data: st.DataObject) -> Limits:
+        """Bounds that are always the same, windows or none, and mandates of all kinds."""
+        allowed = replace(
+            limits(self.delay_horizon), windows=data.draw(st.sampled_from([(), WINDOWS]), label="windows")
+        )
+        everyone = tuple(range(len(CAMPAIGNS)))
+        for knob in Knob:
+            members = data.draw(
+                st.sampled_from([(), (), (0,), (0, 2), everyone]), label=f"who may move {knob.name.lower()}"
+            )
+            until = data.draw(st.sampled_from([FOREVER, FOREVER, 6 * DAY]))
+            band = data.draw(st.sampled_from([(Fraction(1, 3), Fraction(3)), (Fraction(9, 10), Fraction(12, 10))]))
+            cap = data.draw(st.sampled_from([None, 300_000]))
+            allowed = allowed.with_mandate(np.array(members, dtype=np.int64), (knob,), band, until, cap)
+        return allowed
 
     def _wish(self, data: st.DataObject, ticks: int) -> None:
         for source in SOURCES:
