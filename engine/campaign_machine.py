@@ -19,7 +19,10 @@ from engine.units import Int64, TickGrid
 
 @dataclass(frozen=True)
 class CampaignState:
-    """Everything a `CampaignMachine` knows between two messages; with it a machine goes on where another stopped."""
+    """Everything a `CampaignMachine` knows between two messages; with it a machine goes on where another stopped.
+
+    `creatives` are counts since the last view of `CampaignSet.rotating`; None where there is none of those.
+    """
 
     controls: ControlState
     next_tick: int
@@ -28,6 +31,7 @@ class CampaignState:
     period: Tally
     lifetime: Tally
     answer: Answered
+    creatives: Int64 | None = None
 
     @classmethod
     def initial(cls, controls: ControlState) -> Self:
@@ -94,7 +98,16 @@ class CampaignMachine:
             recent=state.recent.update(total),
             period=period,
             lifetime=state.lifetime.update(total),
+            creatives=self._of_creatives(counts),
         )
+
+    def _of_creatives(self, counts: TickCounts) -> Int64 | None:
+        """Those since the last view, of campaigns that have several."""
+        rotating, before = self._campaigns.rotating, self._state.creatives
+        if not rotating.size:
+            return None
+        new: Int64 = counts.values[:, rotating].sum(axis=0)
+        return new if before is None else before + new
 
     def _in_period(self, by_campaign: Int64, total: Int64, days: Int64) -> tuple[int, Tally]:
         """The last of the new ticks' days, and the counts of its budget period: the day, or the flight."""
@@ -128,5 +141,6 @@ class CampaignMachine:
         state = self._state
         if tick != state.next_tick - 1:
             raise ValueError(f"a view at tick {tick} was asked for, and tick {state.next_tick - 1} closed last")
-        self._state = replace(state, recent=Tally.zero(len(self._campaigns)))
-        return View(tick, state.controls, state.recent.get(), state.period.get(), state.lifetime.get())
+        self._state = replace(state, recent=Tally.zero(len(self._campaigns)), creatives=None)
+        counts = state.recent.get(), state.period.get(), state.lifetime.get()
+        return View(tick, state.controls, *counts, state.creatives)

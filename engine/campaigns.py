@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -79,6 +80,12 @@ class CampaignSet:
     def cell_campaign(self) -> Int64:
         """Campaign of every cell; shape [cells]."""
         return np.repeat(np.arange(len(self)), np.diff(self.cell_start))
+
+    @cached_property
+    def rotating(self) -> Int64:
+        """Cells of the campaigns that have several creatives, ascending: of these, views show counts of their own."""
+        sizes = np.diff(self.cell_start)
+        return np.flatnonzero(np.repeat(sizes > 1, sizes))
 
     def index(self, campaign: str) -> int:
         """Position of a campaign id, or a BadInput that says which there are."""

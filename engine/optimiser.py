@@ -37,7 +37,8 @@ from engine.policy import Policy, Trial, View
 from engine.rollback import History
 from engine.standing import Standing
 from engine.units import Bool, Int64, TickGrid
-from engine.watch import Event, Told, Watching, WatchLimits, slot_of
+from engine.verdicts import Event, Told, WatchLimits
+from engine.watch import Watching, slot_of
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class OptimiserMachine:
         if state is None:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
             n = len(campaigns)
-            beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n), Alerts.none()
+            beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n, campaigns.cells), Alerts.none()
             spending = Spending.initial(n)
             state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, spending)
         self._memories = list(state.memories)
@@ -228,7 +229,7 @@ class OptimiserMachine:
         self._round = Approved.nothing()
         if self._watch_limits is None:
             return []
-        self._watching, told = self._watching.after(applied, mandated, undoing, self._campaigns.market)
+        self._watching, told = self._watching.after(applied, mandated, undoing, self._campaigns)
         for each in told:
             if each.event is Event.OPENED:
                 self._history.keep(each.campaign, each.knob, each.action, tick)
@@ -255,8 +256,8 @@ class OptimiserMachine:
         limits = self._watch_limits
         if limits is None:
             return [], []
-        seen = self._watching.seen(view, slot_of(self._grid, view.tick), limits)
-        self._watching, told, inverses = seen.judged(view.controls, self._history, limits)
+        seen = self._watching.seen(view, slot_of(self._grid, view.tick), self._campaigns.market, limits)
+        self._watching, told, inverses = seen.judged(view.controls, self._campaigns.cell_start, self._history, limits)
         for each in told:
             if each.event is Event.BLOCKED:
                 about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, each.campaign, each.knob)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from engine.actions import Proposals
 from engine.campaigns import CampaignSet, ControlState, scattered
 from engine.events import Events, Opportunities, TickCounts
@@ -22,6 +24,9 @@ class View:
     recent, period, lifetime:
         int64[n, len(COUNTS)], counts since the last view, since the budget period opened (this tick included), and
         since the run began.
+    creatives:
+        int64[c, len(COUNTS)], counts since the last view of the creatives of campaigns that have several
+        (`CampaignSet.rotating`); None where no campaign has.
     """
 
     tick: int
@@ -29,13 +34,17 @@ class View:
     recent: Int64
     period: Int64
     lifetime: Int64
+    creatives: Int64 | None = None
 
     def select(self, campaigns: CampaignSet, members: Int64) -> View:
         """The view of some campaigns of the set; of all of them, itself."""
         if len(members) == len(campaigns):
             return self
         controls = self.controls.select(campaigns, members)
-        return View(self.tick, controls, self.recent[members], self.period[members], self.lifetime[members])
+        counts = self.recent[members], self.period[members], self.lifetime[members]
+        if self.creatives is None:
+            return View(self.tick, controls, *counts)
+        return View(self.tick, controls, *counts, self.creatives[_places(campaigns, members)])
 
     @classmethod
     def merge(cls, campaigns: CampaignSet, parts: list[tuple[Int64, View]]) -> View:
@@ -47,7 +56,19 @@ class View:
             scattered([(members, getattr(view, name)) for members, view in parts])
             for name in ("recent", "period", "lifetime")
         )
-        return cls(parts[0][1].tick, controls, recent, period, lifetime)
+        shown = [(_places(campaigns, members), view.creatives) for members, view in parts]
+        known = [(places, rows) for places, rows in shown if rows is not None]
+        creatives = scattered(known) if known else None
+        return cls(parts[0][1].tick, controls, recent, period, lifetime, creatives)
+
+
+def _places(campaigns: CampaignSet, members: Int64) -> Int64:
+    """Where the creatives of some campaigns stand among those of all campaigns that have several."""
+    cells = campaigns.cells_of(members)
+    places = np.searchsorted(campaigns.rotating, cells)
+    found = places < len(campaigns.rotating)
+    found[found] = campaigns.rotating[places[found]] == cells[found]
+    return places[found]
 
 
 @runtime_checkable

@@ -112,7 +112,14 @@ class History:
         for position in np.flatnonzero(applied.source == Source.ROLLBACK):
             undone = undoing.get((int(applied.campaign[position]), Knob(applied.knob[position])))
             if undone is not None:
-                self.mark_undone(undone, tick)
+                self._take_back(int(applied.campaign[position]), Knob(applied.knob[position]), undone, tick)
+
+    def _take_back(self, campaign: int, knob: Knob, action: int, tick: int) -> None:
+        """Remember that an action was rolled back, and with it what stood upon it: the later steps of an episode."""
+        above = list(takewhile(lambda step: step.first > action, self._standing(campaign, knob)))
+        for step in above:
+            self.mark_undone(step.first, tick)
+        self.mark_undone(action, tick)
 
     def rows_of(self, campaign: int, knob: Knob, action: int) -> Actions | None:
         """The rows of an applied action, as long as it is in reach."""
@@ -121,6 +128,13 @@ class History:
     def mark_undone(self, action: int, tick: int) -> None:
         """Remember that an action was rolled back, so that it is not done twice."""
         self._undone[action] = tick
+
+    def blocked(self, campaign: int, knob: Knob, action: int) -> Blocked | None:
+        """Why a knob does not go back to what an episode's first action on it replaced; its own steps are no reason."""
+        if action in self._undone:
+            return Blocked.ALREADY_ROLLED_BACK
+        above = takewhile(lambda step: step.first > action, self._standing(campaign, knob))
+        return Blocked.LATER_EDIT if any(step.rows.source[0] == Source.PERSON for step in above) else None
 
     def latest(self, campaign: int, knob: Knob) -> int | None:
         """Id of the newest action on a knob that is neither a rollback nor rolled back."""

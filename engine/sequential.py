@@ -71,7 +71,34 @@ def compared(before: Float64, after: Float64, unit: Float64, alpha: float = ALPH
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate = (before * moment / together).sum(axis=-1) / precision
         residual = (square - moment**2 / together).sum(axis=-1) - estimate**2 * precision
-        freedom = blocks - 1
+    return _bounded(estimate, precision, residual, blocks, unit, alpha)
+
+
+def paired(sums: Float64, unit: Float64, alpha: float = ALPHA) -> Compared:
+    """The same for differences of two sides that ran side by side: each block has its own control, and needs no past.
+
+    Parameters
+    ----------
+    sums:
+        float64[…, 4], sums over the blocks, y being a block's difference, see `WEIGHT` and the following.
+    unit:
+        float64[…], weight of an ordinary block.
+    alpha:
+        Probability, over all looks together, that the upper limit is once too low.
+    """
+    weight, moment, square, blocks = (sums[..., column] for column in (WEIGHT, MOMENT, SQUARE, BLOCKS))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        estimate = moment / weight
+        residual = square - estimate**2 * weight
+    return _bounded(estimate, weight, residual, blocks, unit, alpha)
+
+
+def _bounded(
+    estimate: Float64, precision: Float64, residual: Float64, blocks: Float64, unit: Float64, alpha: float
+) -> Compared:
+    """The upper limit of an estimate of variance σ² / precision, σ² being known from the residual sum of squares."""
+    freedom = blocks - 1
+    with np.errstate(divide="ignore", invalid="ignore"):
         deviation = np.sqrt(np.maximum(residual, 0.0) / (freedom * precision))
         ratio = PRIOR_BLOCKS / (PRIOR_BLOCKS + precision / unit)
         level = (4 * alpha**2 * ratio) ** (1 / (freedom + 1))  # two-sided at 2α, of which the upper side is used

@@ -1,12 +1,15 @@
 """Watches over applied changes: whether a campaign's profit is worse than without the change, which then has to go.
 
-Watched is what a rule, a script or a policy changed outside a mandate; not a person's own edit, a rollback, a pause (it
-protects), or a step inside a mandate, which is part of a campaign's ordinary course before and after. The measure is
-profit (revenue − spend) per opportunity. Its control are sibling campaigns that nobody touched, over the same ticks; of
-both only what they had before, at the same time of day, is held against it. A campaign that was picked in a poor week
-and recovers by itself has recovered before it is judged: the test knows how poor its baseline is. What it does not
-know: that a change was made *because* a baseline was too good by chance, that siblings in the same auctions gain what
-the campaign loses, and drift that befalls the campaign alone.
+Watched one by one is what a rule, a script or a policy changed outside a mandate; not a person's own edit, a rollback,
+or a pause (it protects). Steps inside a mandate are watched as an episode (`engine.episodes`). What the two are judged
+by, and what against, is in `engine.verdicts`: the creatives side by side where the change moved weight between them
+(`engine.split`), else sibling campaigns that nobody touched outside a mandate, else the campaign's own history.
+
+Against siblings and history it is only what they had before, at the same time of day, that a change is held to. A
+campaign that was picked in a poor week and recovers by itself has recovered before it is judged: the test knows how
+poor its baseline is. What it does not know: that a change was made *because* a baseline was too good by chance, that
+siblings in the same auctions gain what the campaign loses, and drift that befalls the campaign alone. Against history
+alone it does not know any drift: a price shock, a season or a holiday after the change looks like the change's doing.
 
 Conversions are booked when they happen. After a change they are still those of the clicks before it, so a block counts
 only once it is mature: it begins a delay horizon after the change. What bias is left: the share of conversions slower
@@ -20,119 +23,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import numpy as np
 
 from engine.actions import Actions, Knob, Proposals, Source
-from engine.baseline import CLICKED, CONVERTED, EARNED, SEEN, SLOTS, SPENT, TICKS, Book, kept
-from engine.campaigns import SCALARS, ControlState
+from engine.baseline import CLICKED, CONVERTED, SEEN, SLOTS, SPENT, TICKS, Book, kept
+from engine.campaigns import SCALARS, CampaignSet, ControlState
+from engine.episodes import Episodes
 from engine.policy import View
 from engine.rollback import Blocked, History
 from engine.sequential import ALPHA, BLOCKS, WEIGHT, compared
+from engine.split import Split
 from engine.units import Bool, Float64, Int64, TickGrid
-
-FEWEST_CONVERSIONS = 30
-"""No verdict rests on a past, of the campaign or its control, or on blocks with fewer conversions due: few are skewed,
-and without this rule more than 5 % of harmless changes would go where the control is large."""
-FEWEST_BLOCKS = 12
-"""Blocks before the comparison is believed: a day's."""
-MOST_SIBLINGS = 32
-MANY_CONVERSIONS = 10
-"""So many expected and none seen is a defect, whatever the statistics."""
-RUNAWAY = (3, 2)
-"""As a fraction, times the spend rate that the record and the change explain at most."""
-WINDOW_DAYS = 7
-PROPOSER = "watch"
-_DAY_MINUTES, _RUNAWAY_MINUTES = 24 * 60, 15
-
-
-class Verdict(StrEnum):
-    """What a watch says of its change."""
-
-    KEEP = "keep"
-    ROLL_BACK = "roll_back"
-    TOO_EARLY = "too_early"
-    NO_DATA = "no_data"
-
-
-class Why(StrEnum):
-    """What a verdict rests on."""
-
-    PROFIT = "profit"
-    SPEND = "spend_rate"
-    CONVERSIONS = "no_conversions"
-    WINDOW = "window"
-
-
-class Event(StrEnum):
-    """What the ledger tells of a watch."""
-
-    OPENED = "opened"
-    ROLLS_BACK = "rolls_back"  # asked for in this round; its rows and the guard's answer are in it
-    ROLLED_BACK = "rolled_back"
-    BLOCKED = "blocked"
-    KEPT = "kept"
-    NO_DATA = "no_data"
-    SUPERSEDED = "superseded"  # somebody changed the campaign meanwhile: what follows is not this change's doing
-
-
-@dataclass(frozen=True)
-class WatchLimits:
-    """How long watches last, in ticks.
-
-    day:
-        Ticks in 24 hours.
-    horizon:
-        The delay after which a conversion is no longer waited for.
-    margin_micros:
-        Loss of profit per opportunity that is put up with.
-    """
-
-    day: int
-    horizon: int
-    margin_micros: float = 0.0
-
-    @classmethod
-    def of(cls, day: int, delay_horizon: int | None) -> Self:
-        """For days of so many ticks; without a delay horizon, a day."""
-        return cls(day, day if delay_horizon is None else delay_horizon)
-
-    @property
-    def window(self) -> int:
-        """How long a change is watched."""
-        return WINDOW_DAYS * self.day
-
-    @property
-    def block(self) -> int:
-        """Ticks of a whole block."""
-        return max(self.day // SLOTS, 1)
-
-    @property
-    def runaway(self) -> int:
-        """Ticks of fifteen minutes."""
-        return -(-_RUNAWAY_MINUTES * self.day // _DAY_MINUTES)
-
-
-class Told(NamedTuple):
-    """An entry of a round's ledger header: what happened to the watch over an action."""
-
-    action: int
-    campaign: int
-    knob: Knob
-    event: Event
-    why: str = ""
-
-    def told(self) -> dict[str, Any]:
-        """The entry as the ledger holds it."""
-        return {
-            "action": self.action,
-            "campaign": self.campaign,
-            "knob": int(self.knob),
-            "event": self.event.value,
-            "why": self.why,
-        }
+from engine.verdicts import (
+    FEWEST_BLOCKS,
+    FEWEST_CONVERSIONS,
+    MANY_CONVERSIONS,
+    MOST_SIBLINGS,
+    PROPOSER,
+    RUNAWAY,
+    Control,
+    Event,
+    Side,
+    Told,
+    Verdict,
+    WatchLimits,
+    Why,
+    differences,
+)
 
 
 @dataclass(frozen=True)
@@ -157,6 +76,10 @@ class Watch:
         Mature clicks, all conversions, and ticks in a row at a spend rate that nothing explains.
     asked:
         Why its rollback was asked for; empty as long as it was not.
+    control:
+        What it is compared with, once that is decided.
+    split:
+        The campaign's creatives side by side, where the change moved weight between them.
     """
 
     action: int
@@ -175,9 +98,11 @@ class Watch:
     conversions: int = 0
     running: int = 0
     asked: str = ""
+    control: Control = Control.NONE
+    split: Split | None = None
 
     @classmethod
-    def over(cls, rows: Actions, tick: int, book: Book, siblings: Int64) -> Self:
+    def over(cls, rows: Actions, tick: int, book: Book, siblings: Int64, split: Split | None) -> Self:
         """Watch an action that was decided at the close of a tick."""
         campaign, knob = int(rows.campaign[0]), Knob(int(rows.knob[0]))
         members = np.concatenate(([campaign], siblings)).astype(np.int64)
@@ -196,11 +121,13 @@ class Watch:
             block=np.zeros((len(members), TICKS + 1), dtype=np.int64),
             slot=-1,
             after=np.zeros((SLOTS, BLOCKS + 1)),
+            control=Control.NONE if split is None else Control.SPLIT,
+            split=split,
         )
 
     def tell(self, event: Event, why: str = "") -> Told:
         """What happened to it."""
-        return Told(self.action, self.campaign, self.knob, event, why)
+        return Told(self.action, self.campaign, self.knob, event, why, self.control)
 
     def begun_again(self, tick: int) -> Self:
         """From the rollback of a change above it on."""
@@ -213,10 +140,13 @@ class Watch:
             clicks=0,
             conversions=0,
             running=0,
+            split=None if self.split is None else self.split.begun_again(),
         )
 
-    def fed(self, tick: int, slot: int, rows: Int64, touched_at: Int64, limits: WatchLimits) -> Self:
-        """With a span that closed with a tick; `rows` and `touched_at` are those of all campaigns."""
+    def fed(
+        self, tick: int, slot: int, rows: Int64, creatives: Int64 | None, touched_at: Int64, limits: WatchLimits
+    ) -> Self:
+        """With a span that closed with a tick; `rows`, `creatives` and `touched_at` are those of all campaigns."""
         mine = rows[self.members]
         ticks = int(mine[0, TICKS])
         (new, old), (times, parts) = self.factor, RUNAWAY
@@ -234,19 +164,28 @@ class Watch:
             return watched  # the rest of a block that is not mature
         if slot != self.slot and under_way:
             watched = watched._closed(touched_at)
-        watched = replace(watched, block=watched.block + mine, slot=slot)
+        split = None if watched.split is None else watched.split.fed(creatives)
+        watched = replace(watched, block=watched.block + mine, slot=slot, split=split)
         return watched if watched.block[0, TICKS] < limits.block else watched._closed(touched_at)
 
     def _closed(self, touched_at: Int64) -> Self:
         """With the block under way among those that count, if it can be compared."""
-        untouched = touched_at[self.members[1:]] <= self.opened
-        y = _difference(self.block, self.before, self.slot, untouched)
         emptied = replace(self, block=np.zeros_like(self.block))
-        if y is None:
-            return emptied
+        if self.split is not None:
+            return replace(emptied, split=self.split.closed())
+        untouched = touched_at[self.members[1:]] <= self.opened
+        own = Side(self.block[0], self.before[self.slot, 0], self.before[:, 0].sum(axis=0))
+        before = self.before[:, 1:][:, untouched].sum(axis=1)
+        others = Side(self.block[1:][untouched].sum(axis=0), before[self.slot], before.sum(axis=0))
+        control = self.control
+        if control is Control.NONE:
+            control = Control.SIBLINGS if others.past[CONVERTED] >= FEWEST_CONVERSIONS else Control.HISTORY
+        y = float(differences(own, others if control is Control.SIBLINGS else None))
+        if np.isnan(y):
+            return replace(emptied, control=control)
         weight, after = float(self.block[0, SEEN]), self.after.copy()
         after[self.slot] += (weight, weight * y, weight * y * y, 1.0)
-        return replace(emptied, after=after)
+        return replace(emptied, control=control, after=after)
 
     def verdict(self, tick: int, limits: WatchLimits) -> tuple[Verdict, str]:
         """What is to become of the change, and why."""
@@ -262,19 +201,22 @@ class Watch:
 
     @property
     def comparable(self) -> bool:
-        """Whether there is a past and a control to compare with."""
-        conversions = self.before[:, :, CONVERTED].sum(axis=0)
-        return bool(min(conversions[0], conversions[1:].sum()) >= FEWEST_CONVERSIONS)
+        """Whether there is something to compare with: creatives side by side, or a past."""
+        return self.split is not None or bool(self.before[:, 0, CONVERTED].sum() >= FEWEST_CONVERSIONS)
 
     @property
     def _enough(self) -> bool:
         """Whether the blocks so far are a day's at least, and conversions enough were due in them."""
+        if self.split is not None:
+            return self.split.enough
         past = self.before[:, 0].sum(axis=0)
         due = self.after[:, WEIGHT].sum() * past[CONVERTED] / max(int(past[SEEN]), 1)
         return bool(self.after[:, BLOCKS].sum() >= FEWEST_BLOCKS and due >= FEWEST_CONVERSIONS)
 
     def upper(self, limits: WatchLimits) -> float:
         """Upper confidence limit of the effect on profit per opportunity, micros; infinite where there is none."""
+        if self.split is not None:
+            return self.split.upper
         weights, ticks = self.before[:, 0, SEEN], int(self.before[:, 0, TICKS].sum())
         if not ticks:
             return np.inf
@@ -293,36 +235,9 @@ class Watch:
         return ""
 
 
-def _difference(block: Int64, before: Int64, slot: int, untouched: Bool) -> float | None:
-    """A block's profit per opportunity, less the control's brought to the campaign's level, less the same of the past.
-
-    The control's revenue and its spend are each scaled by the ratio of the two pasts, so that what moves all campaigns
-    by the same factor (a dearer hour, a better day) cancels. None where a side has nothing to compare.
-    """
-    control, controls = block[1:][untouched].sum(axis=0), before[:, 1:][:, untouched].sum(axis=1)
-    past, pasts = before[:, 0].sum(axis=0), controls.sum(axis=0)
-    if min(past[CONVERTED], pasts[CONVERTED]) < FEWEST_CONVERSIONS:
-        return None
-    own, same, others = block[0], before[slot, 0], controls[slot]
-    if min(own[SEEN], control[SEEN], same[SEEN], others[SEEN]) == 0:
-        return None
-    difference = 0.0
-    for sign, column in ((1.0, EARNED), (-1.0, SPENT)):
-        level = _rate(pasts, column)
-        scale = _rate(past, column) / level if level else 0.0
-        now = _rate(own, column) - scale * _rate(control, column)
-        then = _rate(same, column) - scale * _rate(others, column)
-        difference += sign * (now - then)
-    return difference
-
-
-def _rate(counts: Int64, column: int) -> float:
-    return float(counts[column]) / float(counts[SEEN])
-
-
 @dataclass(frozen=True)
 class Watching:
-    """All open watches of a run, oldest first, the campaigns' recent past, and the last boundary's tick.
+    """All open watches of a run, oldest first, the open episodes, the campaigns' past, and the last boundary's tick.
 
     Of several watches of one campaign only the newest counts and judges; those beneath it begin again when it is rolled
     back, and end when it is not. So the last change in is the first one out.
@@ -331,23 +246,38 @@ class Watching:
     tick: int
     book: Book
     watches: tuple[Watch, ...]
+    episodes: Episodes
 
     @classmethod
-    def initial(cls, campaigns: int) -> Self:
+    def initial(cls, campaigns: int, cells: int) -> Self:
         """Nothing is watched."""
-        return cls(-1, Book.initial(campaigns), ())
+        return cls(-1, Book.initial(campaigns), (), Episodes.initial(campaigns, cells))
 
     @property
     def undoing(self) -> dict[tuple[int, Knob], int]:
         """The action that the rollback of a (campaign, knob) undoes, as far as it was asked for here."""
-        return {(each.campaign, each.knob): each.action for each in self.watches if each.asked}
+        watches = {(each.campaign, each.knob): each.action for each in self.watches if each.asked}
+        return self.episodes.undoing | watches
 
     def after(
-        self, applied: Actions, mandated: Bool, undoing: Mapping[tuple[int, Knob], int], market: Int64
+        self, applied: Actions, mandated: Bool, undoing: Mapping[tuple[int, Knob], int], campaigns: CampaignSet
     ) -> tuple[Self, list[Told]]:
         """With what the last round applied: changes outside mandates open watches, and end those they disturb."""
-        automatic = applied.source > Source.ROLLBACK
-        rows = applied.take(~(automatic & mandated))
+        if not len(applied):
+            return self, []
+        within = (applied.source > Source.ROLLBACK) & mandated
+        others = applied.take(~within)
+        changed, told = self._changed(others, undoing, campaigns)
+        book = changed.book.moved(self.tick, applied.campaign.astype(np.int64))
+        episodes, of_episodes = self.episodes.moved_by(
+            self.tick, applied.take(within), others, undoing, book, campaigns
+        )
+        return replace(changed, book=book, episodes=episodes), told + of_episodes
+
+    def _changed(
+        self, rows: Actions, undoing: Mapping[tuple[int, Knob], int], campaigns: CampaignSet
+    ) -> tuple[Self, list[Told]]:
+        """With changes outside mandates."""
         if not len(rows):
             return self, []
         watched = (rows.source > Source.ROLLBACK) & ~((rows.knob == Knob.PAUSED) & (rows.new == 1))
@@ -356,10 +286,12 @@ class Watching:
             undone.add(undoing.get((int(rows.campaign[position]), Knob(rows.knob[position]))))
         stay, told = self._disturbed(undone, set(rows.campaign[~watched].tolist()))
         book = self.book.touched(self.tick, np.unique(rows.campaign.astype(np.int64)))
-        opened = []
+        total, opened = book.total(), []
         for action in _by_action(rows.take(watched)):
-            siblings = book.siblings(int(action.campaign[0]), market, FEWEST_CONVERSIONS, MOST_SIBLINGS)
-            opened.append(Watch.over(action, self.tick, self.book, siblings))
+            others = np.arange(len(campaigns)) != action.campaign[0]
+            market = int(campaigns.market[action.campaign[0]])
+            siblings = book.siblings(total, campaigns.market, market, others, FEWEST_CONVERSIONS, MOST_SIBLINGS)
+            opened.append(Watch.over(action, self.tick, self.book, siblings, _split(action, campaigns)))
         told += [each.tell(Event.OPENED) for each in opened]
         return replace(self, book=book, watches=(*stay, *opened)), told
 
@@ -378,16 +310,19 @@ class Watching:
                 stay.append(each)
         return stay, told
 
-    def seen(self, view: View, slot: int, limits: WatchLimits) -> Self:
+    def seen(self, view: View, slot: int, market: Int64, limits: WatchLimits) -> Self:
         """With what a boundary's view shows, of a span that closed in the given slot of the day."""
-        rows = kept(view.recent, view.tick - self.tick)
+        ticks = view.tick - self.tick
+        rows = kept(view.recent, ticks)
+        creatives = None if view.creatives is None else kept(view.creatives, ticks)
         book = self.book.seen(view.tick, slot, rows, limits.horizon, limits.window)
         awake = self._awake
         fed = tuple(
-            each.fed(view.tick, slot, rows, book.touched_at, limits) if each.action in awake else each
+            each.fed(view.tick, slot, rows, creatives, book.touched_at, limits) if each.action in awake else each
             for each in self.watches
         )
-        return replace(self, tick=view.tick, book=book, watches=fed)
+        episodes = self.episodes.seen(view.tick, slot, rows, view.controls.scalar, book.moved_at, market, limits)
+        return replace(self, tick=view.tick, book=book, watches=fed, episodes=episodes)
 
     @property
     def _awake(self) -> set[int]:
@@ -395,7 +330,7 @@ class Watching:
         return set({each.campaign: each.action for each in self.watches}.values())
 
     def judged(
-        self, controls: ControlState, history: History, limits: WatchLimits
+        self, controls: ControlState, cell_start: Int64, history: History, limits: WatchLimits
     ) -> tuple[Self, list[Told], list[Proposals]]:
         """With the verdicts of a boundary: what is told, and the rows that take changes back."""
         awake, stay, told, rows = self._awake, [], [], []
@@ -419,7 +354,9 @@ class Watching:
                 stay.append(each)
         beneath = [each for each in stay if each.campaign in ended]
         told += [_beneath(each, *ended[each.campaign]) for each in beneath]
-        return replace(self, watches=tuple(each for each in stay if each.campaign not in ended)), told, rows
+        left = tuple(each for each in stay if each.campaign not in ended)
+        episodes, of_episodes, bundles = self.episodes.judged(self.tick, controls, cell_start, history, limits)
+        return replace(self, watches=left, episodes=episodes), told + of_episodes, rows + bundles
 
 
 def _beneath(watch: Watch, newest: Watch, event: Event) -> Told:
@@ -433,6 +370,15 @@ def _by_action(rows: Actions) -> list[Actions]:
     keys = rows.campaign.astype(np.int64) * len(Knob) + rows.knob
     _, first = np.unique(keys, return_index=True)
     return [rows.take(keys == keys[position]) for position in np.sort(first)]
+
+
+def _split(rows: Actions, campaigns: CampaignSet) -> Split | None:
+    """The creatives side by side after a change of weights, if all that lost weight are shown still."""
+    if rows.knob[0] != Knob.WEIGHTS:
+        return None
+    first = campaigns.cell_start[rows.campaign[0]]
+    places = np.searchsorted(campaigns.rotating, np.arange(first, campaigns.cell_start[rows.campaign[0] + 1]))
+    return Split.over(rows, places)
 
 
 def slot_of(grid: TickGrid, tick: int) -> int:

@@ -19,7 +19,8 @@ from engine.policy import View
 from engine.rollback import Blocked, History
 from engine.sequential import compared
 from engine.units import Float64
-from engine.watch import FEWEST_BLOCKS, FEWEST_CONVERSIONS, Event, Verdict, Watch, Watching, WatchLimits, Why
+from engine.verdicts import FEWEST_BLOCKS, FEWEST_CONVERSIONS, Event, Verdict, WatchLimits, Why
+from engine.watch import Watch, Watching
 from tests.engine.builders import BID, BUDGET, Desk, campaign_set, mandated, vector, wish
 from tests.engine.test_optimiser import CAMPAIGNS, GRID, Loop, ask, command
 
@@ -126,7 +127,7 @@ class Bench:
 
     def __init__(self, rows: Any = None, days: int = 7, limits: WatchLimits = LIMITS, campaigns: int = N) -> None:
         self.limits, self.campaigns = limits, campaign_set((1,) * campaigns)
-        self.watching = Watching.initial(campaigns)
+        self.watching = Watching.initial(campaigns, campaigns)
         self.desk = Desk(self.campaigns)
         self.changed = days * DAY
         while self.watching.tick < self.changed:
@@ -136,7 +137,7 @@ class Bench:
     def apply(self, rows: Any, undoing: Any = None) -> list[str]:
         applied = self.desk.hold(rows, granted=[True] * len(rows)).approved.rows
         free = np.zeros(len(applied), dtype=np.bool_)
-        self.watching, told = self.watching.after(applied, free, undoing or {}, self.campaigns.market)
+        self.watching, told = self.watching.after(applied, free, undoing or {}, self.campaigns)
         return [each.event.value for each in told]
 
     def see(self, tick: int | None = None, **own: int) -> tuple[Verdict, str] | None:
@@ -149,7 +150,7 @@ class Bench:
                 recent[0, column] = own.get(COUNTS[column], value)
             now = self.watching.tick + 1
             view = View(now, self.desk.state, recent, recent, recent)
-            self.watching = self.watching.seen(view, now % SLOTS, self.limits)
+            self.watching = self.watching.seen(view, now % SLOTS, self.campaigns.market, self.limits)
         return self.watch.verdict(self.watching.tick, self.limits) if self.watching.watches else None
 
     @property
@@ -207,7 +208,9 @@ def test_without_a_past_or_without_siblings_there_is_no_data_and_a_watch_ends_so
     for bench in (Bench(days=1), Bench(campaigns=1)):
         assert bench.see(revenue_micros=0) == (Verdict.NO_DATA, "")
         assert bench.see(bench.changed + 7 * DAY, revenue_micros=10_000) == (Verdict.NO_DATA, Why.WINDOW)
-        watching, told, rows = bench.watching.judged(bench.desk.state, History(1_000), bench.limits)
+        watching, told, rows = bench.watching.judged(
+            bench.desk.state, bench.campaigns.cell_start, History(1_000), bench.limits
+        )
         assert ([each.event for each in told], watching.watches, rows) == ([Event.NO_DATA], (), [])
 
 
@@ -258,14 +261,14 @@ def test_a_persons_edit_a_pause_and_a_step_inside_a_mandate_are_not_watched() ->
     assert bench.watching.watches == ()
     assert bench.apply(wish(1, Knob.PAUSED, Source.RULE)) == []
     rows = bench.desk.hold(wish(1_250_000, version=1)).approved.rows
-    watching, told = bench.watching.after(rows, np.ones(1, dtype=np.bool_), {}, bench.campaigns.market)
+    watching, told = bench.watching.after(rows, np.ones(1, dtype=np.bool_), {}, bench.campaigns)
     assert (watching, told) == (bench.watching, [])
 
 
 def test_a_vector_is_one_watch() -> None:
     run = campaign_set((3, 1))
     rows = Desk(run).judge(vector([400_000, 400_000, 200_000]), granted=[True] * 3).approved.rows
-    watching, told = Watching.initial(2).after(rows, np.zeros(3, dtype=np.bool_), {}, run.market)
+    watching, told = Watching.initial(2, 4).after(rows, np.zeros(3, dtype=np.bool_), {}, run)
     assert [(each.event, each.action, each.knob) for each in told] == [
         (Event.OPENED, int(rows.action[0]), Knob.WEIGHTS)
     ]

@@ -19,7 +19,7 @@ from engine.errors import BadInput
 from engine.ledger import RecordKind, decode_round
 from engine.runtime.store import LEDGER, read_ledger
 from engine.units import Float64
-from engine.watch import Event
+from engine.verdicts import Event
 from experiments import api
 from experiments.config import SimulationConfig
 

@@ -1,0 +1,449 @@
+"""Episodes: what a policy does to a campaign inside its mandate, watched as one change and taken back as one.
+
+An episode begins with the first step applied inside a mandate while none is open for the campaign. It covers what the
+mandate moves there, bid, budget and weights, and ends after the watch window, kept or without data; the next step
+begins another. Its past is the campaign's as it was when the episode began, so an account that starts with a mandate
+has none to hold its first episode against: that one ends as no_data, and only a defect that takes no statistics could
+end it earlier. Its control are siblings that did not move at all, not even inside a mandate, neither since nor in the
+past they are compared by; where there is none, the campaign's own history at the same time of day.
+
+What cannot be told from history alone: drift that befalls the campaign or the whole market, such as a price shock or a
+season, looks like the policy's doing. Against siblings, that they gain in the same auctions what the campaign loses.
+
+A verdict takes back the bundle: every knob the episode moved returns to the value recorded by its first action on it. A
+person's command on the campaign, a rollback, or a change outside mandates ends the episode, since its past is then
+another campaign's; once its rollback is asked for, a person's later edit stands and blocks that knob alone.
+
+All open episodes are columns over the campaigns, so that ten thousand of them cost no loop. Columns are replaced, never
+changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.actions import Actions, Knob, Proposals, Source, proposals
+from engine.baseline import CLICKED, CONVERTED, SEEN, SLOTS, SPENT, TICKS, Book
+from engine.campaigns import SCALARS, CampaignSet, ControlState
+from engine.rollback import History
+from engine.sequential import ALPHA, BLOCKS, WEIGHT, compared
+from engine.units import Bool, Float64, Int64
+from engine.verdicts import (
+    FEWEST_BLOCKS,
+    FEWEST_CONVERSIONS,
+    MANY_CONVERSIONS,
+    MOST_SIBLINGS,
+    PROPOSER,
+    RUNAWAY,
+    Control,
+    Event,
+    Side,
+    Told,
+    WatchLimits,
+    Why,
+    differences,
+)
+
+NONE = -1
+_KNOBS = (Knob.BID, Knob.BUDGET, Knob.WEIGHTS)
+_REASONS = ("", Why.SPEND, Why.CONVERSIONS, Why.PROFIT)
+_CONTROLS = (Control.NONE, Control.SIBLINGS, Control.HISTORY)
+_SIBLINGS, _HISTORY = 1, 2
+NOTHING_DIFFERS = "nothing_differs"
+"""Why an episode ends as kept though its profit fell: its knobs are back already where it found them."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The unmoved siblings of the episodes that began in one market at one tick.
+
+    members:
+        int64[m], their positions.
+    before:
+        int64[SLOTS, m, 6], their past when the episodes began.
+    """
+
+    market: int
+    opened: int
+    members: Int64
+    before: Int64
+
+    def side(self, block: Int64, slot: int, moved_at: Int64) -> Side:
+        """The sum of those that have not moved so far, as a control for a block of all campaigns."""
+        still = moved_at[self.members] < self.opened
+        before = self.before[:, still].sum(axis=1)
+        return Side(block[self.members[still]].sum(axis=0), before[slot], before.sum(axis=0))
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """The open episodes of n campaigns with c creatives; where none is open, `opened` is NONE.
+
+    opened:
+        int64[n], the tick at whose close the first step was decided.
+    first:
+        int64[n, 3], the first action on bid, budget and weights; NONE where a knob did not move.
+    began, shares:
+        int64[n, 2] and int64[c], the values that the first actions replaced.
+    before, past:
+        int64[n, SLOTS, 6] and int64[n, 6], the campaign's past when its episode began, by slot and in all.
+    peak:
+        int64[n], greatest spend per tick in that past, micros.
+    clicks, conversions, running:
+        int64[n], mature clicks, all conversions, and ticks in a row at a spend rate that nothing explains.
+    ready:
+        bool[n], whether the block under way counts: it began when the conversions of earlier clicks were in.
+    control:
+        uint8[n], what is compared with, once a block counted: an index into `Control`s.
+    after:
+        float64[n, SLOTS, 4], the blocks' sums, as `engine.sequential` reads them.
+    asked:
+        uint8[n], why the rollback was asked for; 0 as long as it was not.
+    block, slot:
+        int64[n, 6], sums of all campaigns over the block that is under way, and its slot.
+    cohorts:
+        The siblings, by market and tick.
+    """
+
+    opened: Int64
+    first: Int64
+    began: Int64
+    shares: Int64
+    before: Int64
+    past: Int64
+    peak: Int64
+    clicks: Int64
+    conversions: Int64
+    running: Int64
+    ready: Bool
+    control: NDArray[np.uint8]
+    after: Float64
+    asked: NDArray[np.uint8]
+    block: Int64
+    slot: int
+    cohorts: tuple[Cohort, ...]
+
+    @classmethod
+    def initial(cls, campaigns: int, cells: int) -> Self:
+        """None is open."""
+        n, zero = campaigns, np.zeros(campaigns, dtype=np.int64)
+        return cls(
+            opened=np.full(n, NONE, dtype=np.int64),
+            first=np.full((n, len(_KNOBS)), NONE, dtype=np.int64),
+            began=np.zeros((n, len(SCALARS)), dtype=np.int64),
+            shares=np.zeros(cells, dtype=np.int64),
+            before=np.zeros((n, SLOTS, TICKS + 1), dtype=np.int64),
+            past=np.zeros((n, TICKS + 1), dtype=np.int64),
+            peak=zero,
+            clicks=zero,
+            conversions=zero,
+            running=zero,
+            ready=np.zeros(n, dtype=np.bool_),
+            control=np.zeros(n, dtype=np.uint8),
+            after=np.zeros((n, SLOTS, BLOCKS + 1)),
+            asked=np.zeros(n, dtype=np.uint8),
+            block=np.zeros((n, TICKS + 1), dtype=np.int64),
+            slot=NONE,
+            cohorts=(),
+        )
+
+    @property
+    def open(self) -> Bool:
+        """Campaigns that have one; bool[n]."""
+        is_open: Bool = self.opened != NONE
+        return is_open
+
+    @property
+    def undoing(self) -> dict[tuple[int, Knob], int]:
+        """The first action on every knob whose rollback was asked for."""
+        asked = np.flatnonzero(self.asked).tolist()
+        return {
+            (campaign, knob): int(self.first[campaign, knob])
+            for campaign in asked
+            for knob in _KNOBS
+            if self.first[campaign, knob] != NONE
+        }
+
+    def tell(self, campaign: int, event: Event, why: str = "", knob: Knob | None = None) -> Told:
+        """What happened to a campaign's episode, or to one knob of it."""
+        if knob is None:
+            knob = Knob(int(np.argmax(self.first[campaign] != NONE)))
+        action = int(self.first[campaign, knob])
+        return Told(action, campaign, knob, event, why, _CONTROLS[self.control[campaign]])
+
+    # --- what begins and ends them ---
+
+    def moved_by(
+        self,
+        tick: int,
+        steps: Actions,
+        others: Actions,
+        undoing: Mapping[tuple[int, Knob], int],
+        book: Book,
+        campaigns: CampaignSet,
+    ) -> tuple[Self, list[Told]]:
+        """With what a round applied: steps inside mandates, and all else, which ends what it disturbs.
+
+        `book` is the past without that of the campaigns whose change was none of a mandate's.
+        """
+        stay, told = self._disturbed(others, undoing)
+        steps = steps.take(steps.knob < Knob.PAUSED)
+        fresh = stay.first[steps.campaign, np.minimum(steps.knob, Knob.WEIGHTS)] == NONE
+        if not fresh.any():
+            return stay, told
+        begun, opening = stay._begun(tick, np.unique(steps.campaign.astype(np.int64)), book, campaigns.market)
+        recorded = begun._recorded(steps.take(fresh), campaigns.cell_start)
+        return recorded, told + [recorded.tell(campaign, Event.BEGUN) for campaign in opening.tolist()]
+
+    def _disturbed(self, others: Actions, undoing: Mapping[tuple[int, Knob], int]) -> tuple[Self, list[Told]]:
+        """Without what a person, a rollback or a change outside mandates ended."""
+        disturbed = [campaign for campaign in np.unique(others.campaign).tolist() if self.opened[campaign] != NONE]
+        if not disturbed:
+            return self, []
+        back: dict[int, list[Knob]] = {}
+        for position in np.flatnonzero(others.source == Source.ROLLBACK):
+            campaign, knob = int(others.campaign[position]), Knob(others.knob[position])
+            if knob in _KNOBS and undoing.get((campaign, knob)) == self.first[campaign, knob]:
+                back.setdefault(campaign, [])
+                back[campaign] += [] if knob in back[campaign] else [knob]
+        first, told, ended = self.first.copy(), [], []
+        for campaign in disturbed:
+            undone, asked = back.get(campaign, []), int(self.asked[campaign])
+            told += [self.tell(campaign, Event.ROLLED_BACK, _REASONS[asked], knob) for knob in undone]
+            first[campaign, undone] = NONE
+            if asked and (first[campaign] != NONE).any():
+                continue
+            if not undone:
+                told.append(self.tell(campaign, Event.SUPERSEDED))
+            ended.append(campaign)
+        return replace(self, first=first)._ended(ended), told
+
+    def _ended(self, campaigns: list[int]) -> Self:
+        if not campaigns:
+            return self
+        columns = {name: getattr(self, name).copy() for name in ("opened", "first", "ready", "control", "asked")}
+        for name, nothing in (("opened", NONE), ("first", NONE), ("ready", False), ("control", 0), ("asked", 0)):
+            columns[name][campaigns] = nothing
+        return replace(self, **columns)
+
+    def _begun(self, tick: int, moved: Int64, book: Book, market: Int64) -> tuple[Self, Int64]:
+        """With an episode of every campaign that moved and has none, and which these are."""
+        opening = moved[~self.open[moved]]
+        if not opening.size:
+            return self, opening
+        names = ("opened", "before", "past", "peak", "clicks", "conversions", "running", "after")
+        columns = {name: getattr(self, name).copy() for name in names}
+        before = book.of(opening).transpose(1, 0, 2)
+        columns["opened"][opening] = tick
+        columns["before"][opening] = before
+        columns["past"][opening] = before.sum(axis=1)
+        columns["peak"][opening] = book.peak[opening].max(axis=1)
+        for name in ("clicks", "conversions", "running", "after"):
+            columns[name][opening] = 0
+        cohorts, unmoved, total = [], book.moved_at <= book.touched_at, book.total()
+        for own in np.unique(market[opening]).tolist() if unmoved.any() else []:
+            members = book.siblings(total, market, own, unmoved, FEWEST_CONVERSIONS, MOST_SIBLINGS)
+            if members.size:
+                cohorts.append(Cohort(own, tick, members, book.of(members)))
+        return replace(self, **columns, cohorts=(*self.cohorts, *cohorts)), opening
+
+    def _recorded(self, steps: Actions, cell_start: Int64) -> Self:
+        """With what the first steps on knobs replaced."""
+        campaign, knob = steps.campaign.astype(np.int64), steps.knob.astype(np.int64)
+        first, began, shares = self.first.copy(), self.began.copy(), self.shares
+        _, at = np.unique(campaign * len(Knob) + knob, return_index=True)
+        first[campaign[at], knob[at]] = steps.action[at]
+        scalar, weight = knob < len(SCALARS), knob == Knob.WEIGHTS
+        began[campaign[scalar], knob[scalar]] = steps.old[scalar]
+        if weight.any():
+            shares = shares.copy()
+            shares[cell_start[campaign[weight]] + steps.index[weight]] = steps.old[weight]
+        return replace(self, first=first, began=began, shares=shares)
+
+    # --- what is seen ---
+
+    def seen(
+        self, tick: int, slot: int, rows: Int64, scalar: Int64, moved_at: Int64, market: Int64, limits: WatchLimits
+    ) -> Self:
+        """With a span that closed with a tick; `rows`, int64[n, 6], and the scalars in force are all campaigns'."""
+        is_open = self.open
+        if not is_open.any():
+            return self if self.slot == slot else replace(self, slot=slot, block=np.zeros_like(rows), cohorts=())
+        ticks = int(rows[0, TICKS])
+        mature = is_open & (tick - ticks >= self.opened + limits.horizon)
+        runaway = self._runaway(rows, scalar)
+        counted = replace(
+            self,
+            clicks=self.clicks + rows[:, CLICKED] * mature,
+            conversions=self.conversions + rows[:, CONVERTED],
+            running=np.where(runaway, self.running + ticks, 0),
+        )
+        return counted._alarmed(limits)._fed(slot, rows, mature, moved_at, market, limits)
+
+    def _runaway(self, rows: Int64, scalar: Int64) -> Bool:
+        """Campaigns that spend faster than their past, and what the episode raised, explain at most."""
+        moved = self.first[:, : len(SCALARS)] != NONE
+        grown = np.where(moved, scalar / np.maximum(self.began, 1), 1.0).max(axis=1, initial=1.0)
+        times, parts = RUNAWAY
+        bound = times * self.peak * rows[:, TICKS] * grown
+        runaway: Bool = self.open & (self.peak > 0) & (parts * rows[:, SPENT] > bound * (1 - 1e-9))
+        for campaign in np.flatnonzero(runaway).tolist():  # whole numbers decide what is close
+            new, old = 1, 1
+            for knob in SCALARS:
+                now, then = int(scalar[campaign, knob]), int(self.began[campaign, knob])
+                if moved[campaign, knob] and now * old > new * then:
+                    new, old = now, then
+            spent, ticks = int(rows[campaign, SPENT]), int(rows[campaign, TICKS])
+            runaway[campaign] = spent * parts * old > times * new * int(self.peak[campaign]) * ticks
+        return runaway
+
+    def _alarmed(self, limits: WatchLimits) -> Self:
+        """With the rollbacks asked for that take no statistics."""
+        past, free = self.past, self.open & (self.asked == 0)
+        spends = free & (self.running >= limits.runaway) & (past[:, TICKS] >= limits.day)
+        due = self.clicks * past[:, CONVERTED] >= MANY_CONVERSIONS * np.maximum(past[:, CLICKED], 1)
+        silent = free & (past[:, CONVERTED] >= FEWEST_CONVERSIONS) & (self.conversions == 0) & due
+        if not (spends.any() or silent.any()):
+            return self
+        asked = self.asked.copy()
+        asked[silent] = _REASONS.index(Why.CONVERSIONS)
+        asked[spends] = _REASONS.index(Why.SPEND)
+        return replace(self, asked=asked)
+
+    def _fed(self, slot: int, rows: Int64, mature: Bool, moved_at: Int64, market: Int64, limits: WatchLimits) -> Self:
+        """With a span in its block; the first span of a block decides for whom it counts."""
+        fed, ticks = self, int(rows[0, TICKS])
+        if slot != self.slot and self.block[0, TICKS]:
+            fed = fed._closed(moved_at, market, limits)
+        if not fed.block[0, TICKS]:
+            if slot == fed.slot and ticks < limits.block:
+                return fed  # the rest of a block
+            fed = replace(fed, ready=mature)
+        fed = replace(fed, block=fed.block + rows, slot=slot)
+        return fed if fed.block[0, TICKS] < limits.block else fed._closed(moved_at, market, limits)
+
+    def _closed(self, moved_at: Int64, market: Int64, limits: WatchLimits) -> Self:
+        """With the block under way among those that count, where it can be compared, and what that asks for."""
+        emptied = replace(self, block=np.zeros_like(self.block), ready=np.zeros_like(self.ready))
+        ready = np.flatnonzero(self.ready & self.open & (self.past[:, CONVERTED] >= FEWEST_CONVERSIONS))
+        if not ready.size:
+            return emptied
+        control, y = self._compared(ready, moved_at, market)
+        fit = ~np.isnan(y)
+        rows, y = ready[fit], y[fit]
+        after, weight = self.after.copy(), self.block[rows, SEEN].astype(np.float64)
+        after[rows, self.slot] += np.stack([weight, weight * y, weight * y * y, np.ones_like(y)], axis=1)
+        followed = {each.opened for each in self.cohorts} & set(np.unique(self.opened[self.open]).tolist())
+        cohorts = tuple(each for each in self.cohorts if each.opened in followed)
+        return replace(emptied, after=after, control=control, cohorts=cohorts)._judged_by_profit(rows, limits)
+
+    def _compared(self, ready: Int64, moved_at: Int64, market: Int64) -> tuple[NDArray[np.uint8], Float64]:
+        """What campaigns are compared with, and by how much each does better: float64 of `ready`, NaN for unknown."""
+        control, y = self.control.copy(), np.full(len(ready), np.nan)
+        for cohort in self.cohorts:
+            mine = (self.opened[ready] == cohort.opened) & (market[ready] == cohort.market)
+            mine &= control[ready] != _HISTORY
+            if not mine.any():
+                continue
+            side = cohort.side(self.block, self.slot, moved_at)
+            if side.past[CONVERTED] >= FEWEST_CONVERSIONS:
+                control[ready[mine]] = _SIBLINGS
+                y[mine] = differences(self._side(ready[mine]), side)
+        control[ready[control[ready] == 0]] = _HISTORY
+        alone = control[ready] == _HISTORY
+        y[alone] = differences(self._side(ready[alone]), None)
+        return control, y
+
+    def _side(self, rows: Int64) -> Side:
+        return Side(self.block[rows], self.before[rows, self.slot], self.past[rows])
+
+    def _judged_by_profit(self, rows: Int64, limits: WatchLimits) -> Self:
+        """With the rollbacks asked for by the anytime-valid comparison of all blocks so far."""
+        rows = rows[(self.asked[rows] == 0) & self._enough(rows)]
+        if not rows.size:
+            return self
+        weights = self.before[rows, :, SEEN].astype(np.float64)
+        unit = weights.sum(axis=1) / np.maximum(self.past[rows, TICKS], 1) * limits.block
+        harmful = compared(weights, self.after[rows], unit, ALPHA).upper < -limits.margin_micros
+        asked = self.asked.copy()
+        asked[rows[harmful]] = _REASONS.index(Why.PROFIT)
+        return replace(self, asked=asked)
+
+    def _enough(self, rows: Int64) -> Bool:
+        """Whether the blocks so far are a day's at least, and conversions enough were due in them."""
+        after, past = self.after[rows], self.past[rows]
+        due = after[:, :, WEIGHT].sum(axis=1) * past[:, CONVERTED] / np.maximum(past[:, SEEN], 1)
+        enough: Bool = (after[:, :, BLOCKS].sum(axis=1) >= FEWEST_BLOCKS) & (due >= FEWEST_CONVERSIONS)
+        return enough
+
+    # --- what becomes of them ---
+
+    def judged(
+        self, tick: int, controls: ControlState, cell_start: Int64, history: History, limits: WatchLimits
+    ) -> tuple[Self, list[Told], list[Proposals]]:
+        """With the verdicts of a boundary: what is told, and the bundles that take episodes back, decreases first."""
+        asked = np.flatnonzero(self.asked).tolist()
+        over = np.flatnonzero(self.open & (self.asked == 0) & (tick >= self.opened + limits.window))
+        if not asked and not over.size:
+            return self, [], []
+        told: list[Told] = []
+        bundles: list[tuple[bool, Proposals]] = []
+        first, ended = self.first.copy(), over.tolist()
+        for campaign in asked:
+            wanted = self._recorded_values(campaign, controls, cell_start)
+            of_bundle, going = self._taken_back(campaign, set(wanted), history)
+            told += of_bundle
+            bundles += [wanted[knob] for knob in going]
+            first[campaign, [knob for knob in _KNOBS if knob not in going]] = NONE
+            ended += [] if going else [campaign]
+        enough = self._enough(over)
+        for campaign, kept in zip(over.tolist(), enough.tolist(), strict=True):
+            told.append(self.tell(campaign, Event.KEPT if kept else Event.NO_DATA))
+        rows = [rows for _, rows in sorted(bundles, key=lambda each: each[0])]
+        return replace(self, first=first)._ended(ended), told, rows
+
+    def _taken_back(self, campaign: int, differs: set[Knob], history: History) -> tuple[list[Told], list[Knob]]:
+        """What is told of an episode whose rollback is asked for, and the knobs that are to go back."""
+        told, going = [], []
+        for knob in _KNOBS:
+            if self.first[campaign, knob] == NONE:
+                continue
+            blocked = history.blocked(campaign, knob, int(self.first[campaign, knob]))
+            if blocked is not None:
+                told.append(self.tell(campaign, Event.BLOCKED, blocked.value, knob))
+            elif knob in differs:  # else it is back by itself
+                told.append(self.tell(campaign, Event.ROLLS_BACK, _REASONS[self.asked[campaign]], knob))
+                going.append(knob)
+        return told or [self.tell(campaign, Event.KEPT, NOTHING_DIFFERS)], going
+
+    def _recorded_values(
+        self, campaign: int, controls: ControlState, cell_start: Int64
+    ) -> dict[Knob, tuple[bool, Proposals]]:
+        """Rows that restore the knobs whose value is another than the recorded one, and whether they raise it."""
+        cells = slice(int(cell_start[campaign]), int(cell_start[campaign + 1]))
+        values = {
+            Knob.BID: (self.began[campaign, :1], controls.scalar[campaign, :1]),
+            Knob.BUDGET: (self.began[campaign, 1:], controls.scalar[campaign, 1:]),
+            Knob.WEIGHTS: (self.shares[cells], controls.weights[cells]),
+        }
+        found = {}
+        for knob, (recorded, now) in values.items():
+            if self.first[campaign, knob] == NONE or np.array_equal(recorded, now):
+                continue
+            rows = proposals(
+                np.full(len(recorded), campaign),
+                knob,
+                recorded,
+                controls.version[campaign, knob],
+                Source.ROLLBACK,
+                f"rolls back action {int(self.first[campaign, knob])}",
+                index=np.arange(len(recorded)),
+                proposer=PROPOSER,
+            )
+            found[knob] = bool(knob in SCALARS and recorded[0] > now[0]), rows
+        return found
