@@ -21,12 +21,17 @@ from engine.units import TickGrid
 _GRID = TickGrid(datetime(2026, 3, 28), 60, 3 * 24 - 1, "Europe/Berlin")
 
 
-def check_policy(policy: Policy) -> None:
+def check_policy(policy: Policy, *, clipped: bool = False) -> None:
     """Run a policy over three days of made-up views, for 1 and for 5 campaigns, and hold it to the protocol.
 
     The views hold quiet ticks, exhausted budgets and paused campaigns. A policy must be deterministic, must not use
     NumPy's global generator, must not change the view or the memory it was given, must give a picklable memory, and may
     name its own campaigns, existing knobs, whole non-negative values and the versions it was shown.
+
+    Parameters
+    ----------
+    clipped:
+        Whether it is to be clipped (`engine.shield`): values that are no amounts are then the shield's to deal with.
 
     Raises
     ------
@@ -40,7 +45,7 @@ def check_policy(policy: Policy) -> None:
     """
     for n in (1, 5):
         campaigns = _campaigns(n)
-        first, second = (list(_rehearse(policy, campaigns, disturbance)) for disturbance in (1, 2))
+        first, second = (list(_rehearse(policy, campaigns, disturbance, clipped=clipped)) for disturbance in (1, 2))
         for tick, (one, other) in enumerate(zip(first, second, strict=True)):
             if not _same(one, other):
                 _refuse(
@@ -50,7 +55,7 @@ def check_policy(policy: Policy) -> None:
                 )
 
 
-def _rehearse(policy: Policy, campaigns: CampaignSet, disturbance: int) -> Iterator[Proposals]:
+def _rehearse(policy: Policy, campaigns: CampaignSet, disturbance: int, *, clipped: bool) -> Iterator[Proposals]:
     """Ask a copy of the policy at every view, checking each answer; the global generator is disturbed in between."""
     policy = pickle.loads(pickle.dumps(policy))  # noqa: S301 - our own bytes
     memory = policy.start(campaigns, _GRID)
@@ -60,7 +65,7 @@ def _rehearse(policy: Policy, campaigns: CampaignSet, disturbance: int) -> Itera
         rows, after = _asked(policy, view, memory)
         if pickle.dumps(memory) != before:
             _refuse(policy, f"changed the memory it was given at tick {view.tick}", "return a new one")
-        _check_rows(policy, view, rows, len(campaigns))
+        _check_rows(policy, view, rows, len(campaigns), clipped=clipped)
         memory = pickle.loads(_pickled(policy, after))  # noqa: S301 - our own bytes
         yield rows
 
@@ -77,13 +82,13 @@ def _asked(policy: Policy, view: View, memory: Any) -> tuple[Proposals, Any]:
     return rows, after
 
 
-def _check_rows(policy: Policy, view: View, rows: Proposals, n: int) -> None:
+def _check_rows(policy: Policy, view: View, rows: Proposals, n: int, *, clipped: bool) -> None:
     when = f"at tick {view.tick}"
     if len(rows) and (rows.campaign.min() < 0 or rows.campaign.max() >= n):
         _refuse(policy, f"named a campaign it does not have {when}", f"use positions 0 … {n - 1}")
     if len(rows) and rows.knob.max() >= len(Knob):
         _refuse(policy, f"named an unknown knob {when}", "use engine.actions.Knob")
-    if (rows.flaw != Flaw.NONE).any():
+    if (rows.flaw != Flaw.NONE).any() and not clipped:
         flaw = Flaw(int(rows.flaw.max())).name.lower()
         _refuse(policy, f"proposed a value that is {flaw} {when}", "propose whole, non-negative micros or ppm")
     if (rows.base_version != view.controls.version[rows.campaign, rows.knob]).any():

@@ -141,6 +141,11 @@ class Actions(_Rows):
         by_person: Bool = self.source == Source.PERSON
         return by_person
 
+    def spelt(self, row: int) -> str:
+        """A row in words, for an error."""
+        knob = Knob(int(self.knob[row])).name.lower()
+        return f"action {int(self.action[row])} (campaign {int(self.campaign[row])}, {knob}): approved"
+
     @property
     def round(self) -> int:
         """Ledger sequence of the round these rows belong to (rows of one round travel together)."""

@@ -5,12 +5,13 @@ There is at most one open alert per fingerprint (kind, campaign, knob); raised a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from engine.actions import Knob
+from engine.life import ImpossibleLife
 
 ACCOUNT_WIDE = -1
 """The campaign of an alert that is about the whole account."""
@@ -69,3 +70,38 @@ class Alerts:
         if about not in self.since:
             return self, []
         return Alerts({key: at for key, at in self.since.items() if key != about}), [about.told("closed", why)]
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An alert as a ledger tells it: since which tick and why, and until when; open as long as that is None."""
+
+    about: Fingerprint
+    opened: int
+    why: str
+    closed: int | None = None
+    closed_why: str = ""
+
+
+@dataclass
+class AlertLog:
+    """All alerts that a ledger's rounds tell of, in the order in which they were opened."""
+
+    alerts: list[Alert] = field(default_factory=list)
+    open: dict[Fingerprint, int] = field(default_factory=dict)  # places among the alerts
+
+    def take(self, tick: int, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Take a round's entries in; one that opens what is open, or closes what is not, is an ImpossibleLife."""
+        for told in entries:
+            knob = None if told["knob"] is None else Knob(told["knob"])
+            about = Fingerprint(AlertKind(told["alert"]), told["campaign"], knob, told["label"])
+            place = self.open.pop(about, None)
+            if (told["event"], place is None) == ("opened", True):
+                self.open[about] = len(self.alerts)
+                self.alerts.append(Alert(about, tick, told["why"]))
+            elif place is not None and told["event"] == "closed":
+                self.alerts[place] = replace(self.alerts[place], closed=tick, closed_why=told["why"])
+            else:
+                before = "not open" if place is None else f"open since tick {self.alerts[place].opened}"
+                where = "the account" if about.campaign == ACCOUNT_WIDE else f"campaign {about.campaign}"
+                raise ImpossibleLife(f"alert {about.kind} of {where} is {before}; {told['event']!r:.20} cannot follow")

@@ -42,7 +42,7 @@ class CampaignSet:
 
     `cell_start` (int64[n + 1]) says which cells, one per creative (at least one), belong to a campaign: cells
     `cell_start[i] … cell_start[i + 1] - 1`, named by `creatives`. `market` indexes `markets`, sorted too. Bounds are
-    the hard limits of the guard, in micros.
+    the hard limits in micros that the run begins with; the guard goes by its own, which may be reloaded.
     """
 
     ids: tuple[str, ...]
@@ -226,7 +226,7 @@ def apply(cell_start: Int64, state: ControlState, approved: Approved) -> tuple[C
 
 
 def after(cell_start: Int64, state: ControlState, rows: Actions) -> ControlState:
-    """The state with rows in force: those known to have been applied, for `apply` and the ledger's fold, or tried."""
+    """The state with rows in force: those known to have been applied, for `apply` and the record, or those tried."""
     if not len(rows):
         return state
     campaign, knob = rows.campaign.astype(np.int64), rows.knob.astype(np.int64)

@@ -20,7 +20,7 @@ changed in place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -55,7 +55,7 @@ _REASONS = ("", Why.SPEND, Why.CONVERSIONS, Why.PROFIT)
 _CONTROLS = (Control.NONE, Control.SIBLINGS, Control.HISTORY)
 _SIBLINGS, _HISTORY = 1, 2
 NOTHING_DIFFERS = "nothing_differs"
-"""Why an episode ends as kept though its profit fell: its knobs are back already where it found them."""
+"""Why a knob is kept though its episode is taken back: it is back already where the episode found it."""
 
 
 @dataclass(frozen=True)
@@ -162,19 +162,17 @@ class Episodes:
     def undoing(self) -> dict[tuple[int, Knob], int]:
         """The first action on every knob whose rollback was asked for."""
         asked = np.flatnonzero(self.asked).tolist()
-        return {
-            (campaign, knob): int(self.first[campaign, knob])
-            for campaign in asked
-            for knob in _KNOBS
-            if self.first[campaign, knob] != NONE
-        }
+        moved = [(campaign, knob) for campaign in asked for knob in self.moved(campaign)]
+        return {(campaign, knob): int(self.first[campaign, knob]) for campaign, knob in moved}
 
-    def tell(self, campaign: int, event: Event, why: str = "", knob: Knob | None = None) -> Told:
-        """What happened to a campaign's episode, or to one knob of it."""
-        if knob is None:
-            knob = Knob(int(np.argmax(self.first[campaign] != NONE)))
-        action = int(self.first[campaign, knob])
-        return Told(action, campaign, knob, event, why, _CONTROLS[self.control[campaign]])
+    def tell(self, campaign: int, knobs: Iterable[Knob], event: Event, why: str = "") -> list[Told]:
+        """What happened to some knobs of a campaign's episode."""
+        control = _CONTROLS[self.control[campaign]]
+        return [Told(int(self.first[campaign, knob]), campaign, knob, event, why, control) for knob in knobs]
+
+    def moved(self, campaign: int) -> list[Knob]:
+        """The knobs that a campaign's episode moved."""
+        return [knob for knob in _KNOBS if self.first[campaign, knob] != NONE]
 
     # --- what begins and ends them ---
 
@@ -196,9 +194,12 @@ class Episodes:
         fresh = stay.first[steps.campaign, np.minimum(steps.knob, Knob.WEIGHTS)] == NONE
         if not fresh.any():
             return stay, told
-        begun, opening = stay._begun(tick, np.unique(steps.campaign.astype(np.int64)), book, campaigns.market)
-        recorded = begun._recorded(steps.take(fresh), campaigns.cell_start)
-        return recorded, told + [recorded.tell(campaign, Event.BEGUN) for campaign in opening.tolist()]
+        steps = steps.take(fresh)
+        begun = stay._begun(tick, np.unique(steps.campaign.astype(np.int64)), book, campaigns.market)
+        recorded, joined = begun._recorded(steps, campaigns.cell_start)
+        for campaign, knob in zip(*joined, strict=True):
+            told += recorded.tell(campaign, [Knob(knob)], Event.BEGUN)
+        return recorded, told
 
     def _disturbed(self, others: Actions, undoing: Mapping[tuple[int, Knob], int]) -> tuple[Self, list[Told]]:
         """Without what a person, a rollback or a change outside mandates ended."""
@@ -214,13 +215,12 @@ class Episodes:
         first, told, ended = self.first.copy(), [], []
         for campaign in disturbed:
             undone, asked = back.get(campaign, []), int(self.asked[campaign])
-            told += [self.tell(campaign, Event.ROLLED_BACK, _REASONS[asked], knob) for knob in undone]
+            told += self.tell(campaign, undone, Event.ROLLED_BACK, _REASONS[asked])
             first[campaign, undone] = NONE
-            if asked and (first[campaign] != NONE).any():
-                continue
-            if not undone:
-                told.append(self.tell(campaign, Event.SUPERSEDED))
-            ended.append(campaign)
+            left = [knob for knob in self.moved(campaign) if knob not in undone]
+            if not (asked and left):
+                told += self.tell(campaign, left, Event.SUPERSEDED)
+                ended.append(campaign)
         return replace(self, first=first)._ended(ended), told
 
     def _ended(self, campaigns: list[int]) -> Self:
@@ -231,11 +231,11 @@ class Episodes:
             columns[name][campaigns] = nothing
         return replace(self, **columns)
 
-    def _begun(self, tick: int, moved: Int64, book: Book, market: Int64) -> tuple[Self, Int64]:
-        """With an episode of every campaign that moved and has none, and which these are."""
+    def _begun(self, tick: int, moved: Int64, book: Book, market: Int64) -> Self:
+        """With an episode of every campaign that moved and has none."""
         opening = moved[~self.open[moved]]
         if not opening.size:
-            return self, opening
+            return self
         names = ("opened", "before", "past", "peak", "clicks", "conversions", "running", "after")
         columns = {name: getattr(self, name).copy() for name in names}
         before = book.of(opening).transpose(1, 0, 2)
@@ -250,10 +250,10 @@ class Episodes:
             members = book.siblings(total, market, own, unmoved, FEWEST_CONVERSIONS, MOST_SIBLINGS)
             if members.size:
                 cohorts.append(Cohort(own, tick, members, book.of(members)))
-        return replace(self, **columns, cohorts=(*self.cohorts, *cohorts)), opening
+        return replace(self, **columns, cohorts=(*self.cohorts, *cohorts))
 
-    def _recorded(self, steps: Actions, cell_start: Int64) -> Self:
-        """With what the first steps on knobs replaced."""
+    def _recorded(self, steps: Actions, cell_start: Int64) -> tuple[Self, tuple[list[int], list[int]]]:
+        """With what the first steps on knobs replaced, and the campaigns and knobs that these are."""
         campaign, knob = steps.campaign.astype(np.int64), steps.knob.astype(np.int64)
         first, began, shares = self.first.copy(), self.began.copy(), self.shares
         _, at = np.unique(campaign * len(Knob) + knob, return_index=True)
@@ -263,7 +263,8 @@ class Episodes:
         if weight.any():
             shares = shares.copy()
             shares[cell_start[campaign[weight]] + steps.index[weight]] = steps.old[weight]
-        return replace(self, first=first, began=began, shares=shares)
+        joined = campaign[at].tolist(), knob[at].tolist()
+        return replace(self, first=first, began=began, shares=shares), joined
 
     # --- what is seen ---
 
@@ -403,23 +404,24 @@ class Episodes:
             ended += [] if going else [campaign]
         enough = self._enough(over)
         for campaign, kept in zip(over.tolist(), enough.tolist(), strict=True):
-            told.append(self.tell(campaign, Event.KEPT if kept else Event.NO_DATA))
+            told += self.tell(campaign, self.moved(campaign), Event.KEPT if kept else Event.NO_DATA)
         rows = [rows for _, rows in sorted(bundles, key=lambda each: each[0])]
         return replace(self, first=first)._ended(ended), told, rows
 
     def _taken_back(self, campaign: int, differs: set[Knob], history: History) -> tuple[list[Told], list[Knob]]:
         """What is told of an episode whose rollback is asked for, and the knobs that are to go back."""
-        told, going = [], []
-        for knob in _KNOBS:
-            if self.first[campaign, knob] == NONE:
-                continue
+        told: list[Told] = []
+        going = []
+        for knob in self.moved(campaign):
             blocked = history.blocked(campaign, knob, int(self.first[campaign, knob]))
             if blocked is not None:
-                told.append(self.tell(campaign, Event.BLOCKED, blocked.value, knob))
-            elif knob in differs:  # else it is back by itself
-                told.append(self.tell(campaign, Event.ROLLS_BACK, _REASONS[self.asked[campaign]], knob))
+                told += self.tell(campaign, [knob], Event.BLOCKED, blocked.value)
+            elif knob in differs:
+                told += self.tell(campaign, [knob], Event.ROLLS_BACK, _REASONS[self.asked[campaign]])
                 going.append(knob)
-        return told or [self.tell(campaign, Event.KEPT, NOTHING_DIFFERS)], going
+            else:
+                told += self.tell(campaign, [knob], Event.KEPT, NOTHING_DIFFERS)
+        return told, going
 
     def _recorded_values(
         self, campaign: int, controls: ControlState, cell_start: Int64

@@ -91,6 +91,7 @@ class Reason(IntEnum):
     MANY_CAMPAIGNS = 33
     LARGE_CAMPAIGN = 34
     LARGE_SPEND_CHANGE = 35
+    NO_AUTOMATIC_MODE = 60
 
 
 EXPLANATIONS = {
@@ -129,6 +130,7 @@ EXPLANATIONS = {
     Reason.MANY_CAMPAIGNS: "more than three campaigns at once: a person has to approve",
     Reason.LARGE_CAMPAIGN: "a step of more than 15 % on one of the largest campaigns: a person has to approve",
     Reason.LARGE_SPEND_CHANGE: "spend would change by more than 2 % of the account's: a person has to approve",
+    Reason.NO_AUTOMATIC_MODE: "no automatic mode until the limits file can be read: a person has to approve",
 }
 
 
@@ -163,6 +165,8 @@ class Limits:
         Ticks after a change until its conversions count for its watch; None: a day.
     windows:
         Net limits of automatic rises.
+    automatic:
+        Whether anything may pass by itself but pauses, rollbacks and a person's own edits.
     version:
         Changes with every new set of limits; an approval is bound to it.
     """
@@ -178,6 +182,7 @@ class Limits:
     exposure: Int64 | None = None
     delay_horizon: int | None = None
     windows: tuple[Window, ...] = ()
+    automatic: bool = True
     version: int = 1
 
     @classmethod
@@ -227,10 +232,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Impact:
-    """What a row outside mandates is predicted to change spend by, per day, in either direction; micros."""
+    """By how much a row outside mandates is predicted to change spend per day, micros; None where nobody can tell."""
 
     row: int
-    spend_per_day: int
+    spend_per_day: int | None
     basis: Basis
 
     def told(self) -> dict[str, Any]:
@@ -346,7 +351,9 @@ def check(
     _check_scalars(case, state, limits)
     _check_vectors(case, campaigns)
     mandated = in_mandate(case, limits, tick)
-    permitted = granted | case.free | pauses | mandated
+    permitted = granted | case.free | pauses
+    if limits.automatic:
+        permitted |= mandated
     _check_breaker(case, standing, pauses)
     _check_holds(case, standing, limits, tick, spared=pauses | granted)
     _check_quarantine(case, standing, tick, spared=pauses | granted)
@@ -354,7 +361,10 @@ def check(
     _check_cooldowns(case, standing, limits, tick, watched, spared=pauses | case.lowering, mandated=mandated)
     _check_windows(case, standing, limits, tick)
     high, impacts = _judge_impact(case, state, limits, tick, ~permitted, standing, evidence)
-    permitted |= high == Reason.NONE
+    if limits.automatic:
+        permitted |= high == Reason.NONE
+    else:
+        high[:] = Reason.NO_AUTOMATIC_MODE
     order = np.argsort(case.party, kind="stable")
     _one_change_per_knob(case, order, permitted)
     _check_bids_against_budgets(case, permitted)
@@ -583,18 +593,24 @@ def _judge_impact(
         (new_creative, Reason.EXTRAPOLATION),
         (evidence.spending.large()[campaign] & step, Reason.LARGE_CAMPAIGN),
         (predicted == UNKNOWN, Reason.OUTSIDE_MANDATE),
-        (predicted > account // HIGH_SPEND_PART, Reason.LARGE_SPEND_CHANGE),
+        (np.abs(predicted) > account // HIGH_SPEND_PART, Reason.LARGE_SPEND_CHANGE),
     ):
         found[failed & (found == Reason.NONE)] = reason
     high[rows] = found
     if many:
         return high, ()
+    columns = (each.tolist() for each in (rows, predicted, tried))
     told = (
-        Impact(int(row), int(change), Basis.TRIAL if by_trial else Basis.RECORD)
-        for row, change, by_trial in zip(rows, predicted, tried, strict=True)
-        if change != UNKNOWN
+        Impact(row, None if change == UNKNOWN else change, _basis(change, by_trial))
+        for row, change, by_trial in zip(*columns, strict=True)
     )
     return high, tuple(told)
+
+
+def _basis(change: int, by_trial: bool) -> Basis:  # noqa: FBT001 - a fact about the change
+    if change == UNKNOWN:
+        return Basis.NONE
+    return Basis.TRIAL if by_trial else Basis.RECORD
 
 
 def _moved(case: _Case, rows: Int64) -> tuple[Int64, Bool]:

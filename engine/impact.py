@@ -18,7 +18,7 @@ from engine.campaigns import ControlState
 from engine.events import CLICKS, SPEND
 from engine.units import PPM, Bool, Int64
 
-UNKNOWN = -1
+UNKNOWN = -(2**62)
 """A predicted change of spend that nobody can tell."""
 
 SPEND_PER_BID = 3
@@ -38,6 +38,7 @@ class Basis(StrEnum):
 
     TRIAL = "trial"
     RECORD = "record"
+    NONE = "none"
 
 
 class _Sample(NamedTuple):
@@ -124,7 +125,8 @@ def predicted_by_record(
 
     A bid moves spend with its third power, as far as the budget goes. A budget moves it where it binds (spend of at
     least nine tenths), and a cut where it comes to lie below the spend. Weights move at most the part of the spend
-    whose creative changes. Of a flight's budget, and of a campaign that resumes, the record of a day tells nothing.
+    whose creative changes, up or down. Of a flight's budget, and of a campaign that resumes, a day's record tells
+    nothing.
     """
     spend, budget = per_day[campaign], state.budget[campaign]
     change = np.full(len(campaign), UNKNOWN, dtype=np.int64)
@@ -132,10 +134,11 @@ def predicted_by_record(
     factor = (wanted[bid] / np.maximum(old[bid], 1)) ** SPEND_PER_BID
     by_bid = np.floor(spend[bid] * np.abs(factor - 1)).astype(np.int64)
     capped = daily[campaign[bid]] & (wanted[bid] > old[bid])
-    change[bid] = np.where(capped, np.minimum(by_bid, np.maximum(budget - spend, 0)[bid]), by_bid)
+    by_bid = np.where(capped, np.minimum(by_bid, np.maximum(budget - spend, 0)[bid]), by_bid)
+    change[bid] = np.sign(wanted[bid] - old[bid]) * by_bid
     of_budget = (knob == Knob.BUDGET) & daily[campaign]
     binds = 10 * spend >= 9 * old
-    by_budget = np.where(wanted > old, np.where(binds, wanted - old, 0), np.maximum(spend - wanted, 0))
+    by_budget = np.where(wanted > old, np.where(binds, wanted - old, 0), np.minimum(wanted - spend, 0))
     change[of_budget] = by_budget[of_budget]
     weights = knob == Knob.WEIGHTS
     change[weights] = (spend * (np.abs(wanted - old) / PPM)).astype(np.int64)[weights]

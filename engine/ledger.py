@@ -1,8 +1,9 @@
 """The ledger's records: canonical bytes, the hash chain, and the fold that gives the controls back.
 
 A record is an opening, a round or the closing of a run. The record of round N holds what was asked, the guard's answers
-(the intents), and the results of round N − 1; the closing holds the results of the last round. A body is a canonical
-JSON header and little-endian columns, so equal decisions have equal bytes on every machine.
+(the intents), what was clipped before they were given, and the results of round N − 1; the closing holds the results of
+the last round. A body is a canonical JSON header and little-endian columns: equal decisions have equal bytes on every
+machine.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from engine.actions import ROW_BITS, Actions, Knob, Note, Result, Source, no_act
 from engine.campaigns import SCALARS, ControlState, after, value_in_force
 from engine.errors import BadInput
 from engine.guard import NO_OFFER, Judgement, Outcome, Reason
+from engine.life import ImpossibleLife
+from engine.lives import Lives
+from engine.shield import Clipped
 from engine.units import Int64
 
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2
 GENESIS = bytes(32)
 
 Table = Mapping[str, NDArray[Any]]
@@ -45,6 +49,7 @@ _LAYOUT = {  # the columns of every table, in the order of their bytes, each in 
         "reason": "|u1",
     },
     "offers": {"row": "<i4", "offer": "<i8"},
+    "clipped": {"row": "<i4", "raw": "<i8"},
     "results": {"result": "|u1"},
 }
 _WIDE = "<i8"
@@ -80,6 +85,7 @@ class Round:
     header: dict[str, Any]
     judged: dict[str, NDArray[Any]]
     offers: dict[str, NDArray[Any]]
+    clipped: dict[str, NDArray[Any]]
     results: NDArray[Any]
 
     def intents(self, sequence: int) -> Actions:
@@ -140,8 +146,14 @@ def opening_body(header: Mapping[str, Any], cell_start: Int64, state: ControlSta
     return encode({**header, "ledger_version": LEDGER_VERSION}, tables)
 
 
-def round_body(header: Mapping[str, Any], judgement: Judgement, results: NDArray[Any]) -> bytes:
-    """A round: judged rows in the order they were asked, offers where there are any, results of the round before."""
+def round_body(
+    header: Mapping[str, Any], judgement: Judgement, results: NDArray[Any], clipped: Clipped | None = None
+) -> bytes:
+    """A round: judged rows in the order they were asked, offers where there are any, results of the round before.
+
+    Of rows that were clipped, `judged` holds the value that was judged in the end, and `clipped` the one asked for.
+    """
+    clipped = Clipped.none() if clipped is None else clipped
     asked = judgement.proposals
     judged = {
         "campaign": asked.campaign,
@@ -158,7 +170,13 @@ def round_body(header: Mapping[str, Any], judgement: Judgement, results: NDArray
     offered = np.flatnonzero(judgement.offer != NO_OFFER)
     offers = {"row": offered, "offer": judgement.offer[offered]}
     notes = [list(note) for note in asked.notes]
-    return encode({**header, "notes": notes}, {"judged": judged, "offers": offers, "results": {"result": results}})
+    tables: dict[str, Table] = {
+        "judged": judged,
+        "offers": offers,
+        "clipped": {"row": clipped.rows, "raw": clipped.raw},
+        "results": {"result": results},
+    }
+    return encode({**header, "notes": notes}, tables)
 
 
 def closing_body(header: Mapping[str, Any], results: NDArray[Any]) -> bytes:
@@ -174,9 +192,8 @@ def decode_round(record: Record) -> Round:
         isinstance(note, list) and len(note) == len(Note._fields) for note in notes
     ):
         raise LedgerError(f"record {record.sequence} has notes that are not pairs (={notes!r:.60}): it was changed")
-    return Round(
-        {**header, "notes": notes}, tables.get("judged", {}), tables.get("offers", {}), tables["results"]["result"]
-    )
+    judged, offers, clipped = (tables.get(name, {}) for name in ("judged", "offers", "clipped"))
+    return Round({**header, "notes": notes}, judged, offers, clipped, tables["results"]["result"])
 
 
 def _read(record: Record) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]]]:
@@ -189,7 +206,7 @@ def _read(record: Record) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[A
 
 _TABLES = {
     RecordKind.OPENING: ("controls", "cells", "layout"),
-    RecordKind.ROUND: ("judged", "offers", "results"),
+    RecordKind.ROUND: ("judged", "offers", "clipped", "results"),
     RecordKind.CLOSING: ("results",),
 }
 
@@ -263,7 +280,7 @@ class Fold:
     """The state that a ledger's records tell, and the facts that an audit reports.
 
     `update` takes records in order. `state` is the controls in force as far as the records know: the intents of the
-    last round count once their results are recorded.
+    last round count once their results are recorded. `lives` are the actions' stages, held against `engine.life`.
     """
 
     def __init__(self) -> None:
@@ -274,6 +291,7 @@ class Fold:
         self.applied = 0
         self.rollbacks = 0
         self.max_relative_step = 0.0
+        self.lives = Lives((), None)
         self._cell_start: Int64 = np.zeros(1, dtype=np.int64)
         self._intents = no_actions()
 
@@ -303,6 +321,9 @@ class Fold:
         versions = np.zeros((len(scalar), len(Knob)), dtype=np.int64)
         self.state = ControlState(scalar, anchor, weights, controls["paused"].astype(np.bool_), versions)
         self._cell_start = cell_start
+        names, patience = self.header.get("campaigns"), self.header.get("approval_ticks")
+        known = names if isinstance(names, list) and len(names) == len(scalar) else range(len(scalar))
+        self.lives = Lives(known, patience if type(patience) is int else None)
 
     def _take_results(self, record: Record) -> None:
         decoded = decode_round(record)
@@ -316,6 +337,17 @@ class Fold:
             self._intents, self.closing = no_actions(), decoded.header
         else:
             self._intents = decoded.intents(record.sequence)
+        self._live(record, decoded)
+
+    def _live(self, record: Record, decoded: Round) -> None:
+        try:
+            self.lives.take(record.sequence, record.tick, decoded)
+        except ImpossibleLife as error:
+            raise LedgerError(f"record {record.sequence} tells what cannot be: {error}") from None
+        except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            raise LedgerError(
+                f"record {record.sequence} has a header that cannot be read ({error!r:.60}): it was changed"
+            ) from None
 
     def _apply(self, rows: Actions) -> None:
         assert self.state is not None

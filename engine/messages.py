@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engine.actions import Approved, Knob
 from engine.events import TickCounts
+from engine.guard import Limits
 from engine.ledger import RecordKind
 from engine.policy import View
 
@@ -143,12 +144,34 @@ class Open:
 
 
 @dataclass(frozen=True)
+class Reloaded:
+    """What the limits file newly says: its text, None where it has none to read, and the limits that the text gives.
+
+    Where it gives no limits, they are None and `why` is the reason in one sentence.
+    """
+
+    document: str | None
+    limits: Limits | None
+    why: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """The file's text as the ledger holds it, and why it was not put in force."""
+        return {"document": self.document, "why": self.why}
+
+
+@dataclass(frozen=True)
 class Boundary:
-    """A decision is due: what is known, what was commanded, and what became of the last round."""
+    """A decision is due: what is known, what was commanded, and what became of the last round.
+
+    `reloaded` is None where no limits file changed since the last boundary. Where the optimiser is not `leased`,
+    nothing begins at this boundary but pauses and rollbacks.
+    """
 
     view: View
     commands: tuple[Command, ...]
     results: NDArray[Any]
+    reloaded: Reloaded | None = None
+    leased: bool = True
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, assert_never
 
 import numpy as np
@@ -16,48 +17,72 @@ from numpy.typing import NDArray
 from engine.actions import Actions, Approved, Knob, Proposals, Result, Source, no_proposals
 from engine.alerts import AlertKind, Alerts, Fingerprint
 from engine.campaigns import CampaignSet, ControlState, after
+from engine.differing import Place, differing, restoring, values
 from engine.guard import MOST_CAMPAIGNS, Judgement, Limits, Outcome, Reason, check, in_mandate
 from engine.impact import Evidence, Spending
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
+from engine.life import OF_RESULT, Stage, advance, steps_of
 from engine.messages import (
     Answer,
     Boundary,
     Close,
-    Command,
     CommandKind,
     Commit,
     Dispatch,
     Open,
     OptimiserInstruction,
     OptimiserMessage,
+    Reloaded,
     Role,
 )
 from engine.people import Desk, DeskState, Request, answered
 from engine.policy import Policy, Trial, View
 from engine.rollback import History
+from engine.shield import SUSPENDED_AFTER, Clipped, Shield, shielded
 from engine.standing import Standing
 from engine.units import Bool, Int64, TickGrid
-from engine.verdicts import Event, Told, WatchLimits
+from engine.verdicts import BEGINNINGS, Event, Told, WatchLimits
 from engine.watch import Watching, slot_of
+
+_LEASE_LOST = Fingerprint(AlertKind.LEASE_LOST)
+_OF_LEASE = {
+    False: "the watchdog did not renew the lease in time: nothing begins but pauses and rollbacks until it does",
+    True: "the watchdog renewed the lease",
+}
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A policy, the campaigns it is responsible for (ascending positions), and in whose name it proposes."""
+    """A policy, the campaigns it is responsible for (ascending positions), and in whose name it proposes.
+
+    clip:
+        Whether values that the guard refuses are taken to its offer, and the policy is suspended when it was out of
+        range too often in a row (`engine.shield`); otherwise they stay refused.
+    fallback:
+        Who proposes from then on; None: nobody.
+    """
 
     policy: Policy
     members: Int64
     source: Source
     name: str
+    clip: bool = False
+    fallback: Assignment | None = None
 
     def __post_init__(self) -> None:
+        if self.fallback is not None and not self.clip:
+            raise ValueError(f"fallback of {self.name} must be None: only a policy that is clipped is suspended")
         if self.source not in {Source.RULE, Source.SCRIPT, Source.POLICY}:
             raise ValueError(f"source (={self.source.name}) of a policy must be RULE, SCRIPT or POLICY: people command")
 
 
 @dataclass(frozen=True)
 class OptimiserState:
-    """What an `OptimiserMachine` knows between two messages, but for the history, which the ledger tells."""
+    """What an `OptimiserMachine` knows between two messages, but for the history, which the ledger tells.
+
+    `limits` are those in force; `reloaded` is the last thing that the limits file newly said, None before it did.
+    `recorded` are the controls that must be in force, as far as results came back; None before the first message.
+    """
 
     memories: tuple[Any, ...]
     sequence: int
@@ -67,6 +92,10 @@ class OptimiserState:
     watching: Watching
     alerts: Alerts
     spending: Spending
+    shield: Shield
+    limits: Limits
+    reloaded: Reloaded | None
+    recorded: ControlState | None
 
 
 class OptimiserMachine:
@@ -74,6 +103,8 @@ class OptimiserMachine:
 
     Parameters
     ----------
+    limits:
+        Those in force from the beginning, until a limits file gives others.
     assignments:
         The policies, asked in this order at every boundary.
     people:
@@ -103,7 +134,6 @@ class OptimiserMachine:
     ) -> None:
         self._campaigns = campaigns
         self._grid = grid
-        self._limits = limits
         self._assignments = assignments
         self._history = history
         self._trial = trial
@@ -111,8 +141,8 @@ class OptimiserMachine:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
             n = len(campaigns)
             beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n, campaigns.cells), Alerts.none()
-            spending = Spending.initial(n)
-            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, spending)
+            rest = Spending.initial(n), Shield.initial(len(assignments)), limits, None
+            state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, *rest, recorded=None)
         self._memories = list(state.memories)
         self._sequence = state.sequence
         self._round = state.round
@@ -120,6 +150,11 @@ class OptimiserMachine:
         self._watching = state.watching
         self._alerts = state.alerts
         self._spending = state.spending
+        self._shield = state.shield
+        self._limits = state.limits
+        self._reloaded = state.reloaded
+        self._approval_ticks = approval_ticks
+        self._recorded = state.recorded
         self._alarms: list[dict[str, Any]] = []  # what this round's record tells of alerts
         self._watch_limits = WatchLimits.of(limits.day, limits.delay_horizon) if limits.day else None
         self._desk = Desk(len(campaigns), people, approval_ticks, state.desk)
@@ -128,22 +163,31 @@ class OptimiserMachine:
     def state(self) -> OptimiserState:
         """What it knows now; nothing in it changes later."""
         memories = tuple(self._memories)
-        parts = self._desk.state, self._standing, self._watching, self._alerts, self._spending
-        return OptimiserState(memories, self._sequence, self._round, *parts)
+        decided = self._desk.state, self._standing, self._watching, self._alerts
+        known = self._spending, self._shield, self._limits, self._reloaded
+        return OptimiserState(memories, self._sequence, self._round, *decided, *known, recorded=self._recorded)
 
     @property
     def sequence(self) -> int:
         """Ledger sequence of the next record."""
         return self._sequence
 
+    @property
+    def reloaded(self) -> Reloaded | None:
+        """The last thing that the limits file newly said."""
+        return self._reloaded
+
     def handle(self, message: OptimiserMessage) -> list[OptimiserInstruction]:
         """Take one message; its instructions are to be carried out in order."""
         match message:
             case Open(view, header):
-                body = opening_body(header, self._campaigns.cell_start, view.controls)
+                self._recorded = view.controls
+                body = opening_body(
+                    {**header, "approval_ticks": self._approval_ticks}, self._campaigns.cell_start, view.controls
+                )
                 return [self._commit(RecordKind.OPENING, view.tick, body)]
-            case Boundary(view, commands, results):
-                return self._decide(view, commands, results)
+            case Boundary():
+                return self._decide(message)
             case Close(tick, results, header):
                 self._take_results(tick, results)
                 return [self._commit(RecordKind.CLOSING, tick, closing_body(header, results))]
@@ -154,37 +198,47 @@ class OptimiserMachine:
         self._sequence += 1
         return Commit(kind, tick, body)
 
-    def _decide(self, view: View, commands: tuple[Command, ...], results: NDArray[Any]) -> list[OptimiserInstruction]:
+    def _decide(self, boundary: Boundary) -> list[OptimiserInstruction]:
+        view, results, reloaded, leased = boundary.view, boundary.results, boundary.reloaded, boundary.leased
         self._alarms = []
-        watched = self._take_results(view.tick, results)
+        self._alarm(view.tick, _LEASE_LOST, _OF_LEASE[leased], holds=not leased)
+        watched = self._take_results(view.tick, results)  # of a round that was judged under the limits so far
+        if reloaded is not None:
+            self._reload(view.tick, reloaded)
         self._standing = self._standing.seen(view.tick, view.controls, self._limits.day)
         self._spending = self._spending.seen(view.tick, view.lifetime, self._limits.day)
-        requests = self._serve(view, commands)
+        requests = self._serve(boundary)
         verdicts, inverses = self._watch(view)
-        judgement = self._judge(view, requests, inverses + self._ask(view))
+        restored = self._restore(view)
+        asked = self._ask(view)
+        judgement, clipped = self._judge(view, requests, restored + inverses, asked)
         self._desk.take(view.tick, judgement, self._limits.version)
         self._tell_blocked(view.tick, judgement)
         told = [request.told() for request in answered(requests, judgement)]
         header = {
             "limits_version": self._limits.version,
             "frozen": self._desk.frozen,
+            "leased": leased,
             "commands": told,
             "watches": [each.told() for each in watched + verdicts],
             "alerts": self._alarms,
             "breaker": self._standing.breaker_since is not None,
             "impacts": [each.told() for each in judgement.impacts],
+            "limits": None if reloaded is None else reloaded.told(),
         }
-        commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results))
+        commit = self._commit(RecordKind.ROUND, view.tick, round_body(header, judgement, results, clipped))
         self._round = judgement.approved
         answers = [Answer(view.tick, tuple(told))] if told else []
         return [commit, Dispatch(judgement.approved), *answers]
 
-    def _serve(self, view: View, commands: tuple[Command, ...]) -> list[Request]:
+    def _serve(self, boundary: Boundary) -> list[Request]:
         """Serve people, and tell of the breaker that rollbacks opened or a person closed."""
+        view = boundary.view
         about, opened = Fingerprint(AlertKind.BREAKER_OPEN), self._standing.breaker_since is not None
         if opened:
             self._alarm(view.tick, about, "three rollbacks within a day: nothing automatic is applied", holds=True)
-        requests = self._desk.serve(view, commands, self._history, self._limits.version, breaker_open=opened)
+        known = self._history, self._limits.version
+        requests = self._desk.serve(view, boundary.commands, *known, leased=boundary.leased, breaker_open=opened)
         for request in requests:
             kind, answer, by = request.command.kind, request.answer, request.command.by
             if kind is CommandKind.CLOSE_BREAKER and answer == "closed":
@@ -193,9 +247,13 @@ class OptimiserMachine:
         return requests
 
     def _tell_blocked(self, tick: int, judgement: Judgement) -> None:
-        """Open an alert for every rollback that the guard refuses: the value is not the recorded one."""
+        """Open an alert for every rollback that the guard refuses: the value is not the recorded one.
+
+        One that came second in its round comes again in the next.
+        """
         rows = judgement.proposals
-        for place in np.flatnonzero((rows.source == Source.ROLLBACK) & (judgement.outcome == Outcome.REFUSED)):
+        refused = (judgement.outcome == Outcome.REFUSED) & (judgement.reason != Reason.SECOND_CHANGE)
+        for place in np.flatnonzero((rows.source == Source.ROLLBACK) & refused):
             about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, int(rows.campaign[place]), Knob(int(rows.knob[place])))
             self._alarm(tick, about, Reason(judgement.reason[place]).name.lower(), holds=True)
 
@@ -205,6 +263,14 @@ class OptimiserMachine:
         for campaign, knob in zip(rows.campaign.tolist(), rows.knob.tolist(), strict=True):
             about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, campaign, Knob(knob))
             self._alarm(tick, about, "the knob was set", holds=False)
+
+    def _reload(self, tick: int, reloaded: Reloaded) -> None:
+        """Put new limits in force, which voids what waits under older ones; where there are none, keep the last."""
+        self._reloaded = reloaded
+        if reloaded.limits is not None:
+            self._limits = replace(reloaded.limits, version=self._limits.version + 1)
+        bad = reloaded.limits is None
+        self._alarm(tick, Fingerprint(AlertKind.LIMITS_UNREADABLE), reloaded.why or "read again", holds=bad)
 
     def _alarm(self, tick: int, about: Fingerprint, why: str, *, holds: bool) -> None:
         """Open an alert where what it is about holds, and close it where it does not."""
@@ -217,11 +283,14 @@ class OptimiserMachine:
         rows = self._round.rows
         if len(results) != len(rows):
             raise ValueError(f"{len(results)} results arrived for the {len(rows)} rows of round {rows.round}")
+        advance(Stage.APPLYING, steps_of(results, OF_RESULT, rows.spelt), rows.spelt)
         undoing = {**self._watching.undoing, **self._desk.undoing}
         undone = self._undone(rows, results, undoing)
         self._history.take(tick, rows, results, undoing)
         applied = rows.take(results == Result.APPLIED)
         self._settle_blocked(tick, applied)
+        if self._recorded is not None:
+            self._recorded = after(self._campaigns.cell_start, self._recorded, applied)
         judged_at = self._standing.last_seen  # mandates, holds and cooldowns go by the round's own boundary
         mandated = in_mandate(applied, self._limits, judged_at)
         self._standing = self._standing.after(judged_at, applied, mandated, self._limits.day)
@@ -230,9 +299,7 @@ class OptimiserMachine:
         if self._watch_limits is None:
             return []
         self._watching, told = self._watching.after(applied, mandated, undoing, self._campaigns)
-        for each in told:
-            if each.event is Event.OPENED:
-                self._history.keep(each.campaign, each.knob, each.action, tick)
+        self._history.keep([(each.campaign, each.knob) for each in told if each.event in BEGINNINGS], tick)
         return told
 
     def _undone(
@@ -264,28 +331,56 @@ class OptimiserMachine:
                 self._alarm(view.tick, about, each.why, holds=True)
         return told, inverses
 
-    def _ask(self, view: View) -> list[Proposals]:
-        """Every policy's proposals, naming campaigns by their position in the run and their knobs' source."""
+    def _restore(self, view: View) -> list[Proposals]:
+        """Hold the view against the record: alerts where it differs, and the rows that restore what it says."""
+        recorded = view.controls if self._recorded is None else self._recorded
+        places = differing(self._campaigns, recorded, view.controls)
+        known = [about for about in self._alerts.since if about.kind is AlertKind.STATE_DIFFERS]
+        for about in known:
+            if (about.campaign, about.knob) not in places:
+                self._alarm(view.tick, about, "", holds=False)
+        rows = [self._differs(view, recorded, place) for place in places]
+        return [each for each in rows if each is not None]
+
+    def _differs(self, view: View, recorded: ControlState, place: Place) -> Proposals | None:
+        """Raise the alarm, and restore the value unless a rollback of it is asked for anyway."""
+        was, found = (values(self._campaigns, each, place).tolist() for each in (recorded, view.controls))
+        self._alarm(view.tick, Fingerprint(AlertKind.STATE_DIFFERS, *place), f"{found} is not {was}", holds=True)
+        if place in self._watching.undoing:
+            return None
+        return restoring(self._campaigns, recorded, view.controls, place)
+
+    def _ask(self, view: View) -> list[tuple[int, Proposals]]:
+        """Every policy's place and proposals, which name campaigns by their position in the run, and their source."""
         asked = []
-        for place, each in enumerate(self._assignments):
+        for place, own in enumerate(self._assignments):
+            each = own.fallback if self._shield.suspended[place] else own
+            if each is None:
+                continue
             seen = view.select(self._campaigns, each.members)
             rows, self._memories[place] = each.policy.propose(seen, self._memories[place])
             if len(rows):
-                asked.append(_in_the_name_of(each, rows))
+                asked.append((place, _in_the_name_of(each, rows)))
         return asked
 
-    def _judge(self, view: View, requests: list[Request], asked: list[Proposals]) -> Judgement:
-        """Have the guard judge everything at once: people's rows first, then the policies'.
-
-        What would wait or pass outside mandates is tried in the twin, and judged again by what that tells.
-        """
-        of_people = [(request.rows, request.granted) for request in requests if request.rows is not None]
-        batches = of_people + [(rows, False) for rows in asked]
-        granted: Bool = np.repeat(
-            np.array([granted for _, granted in batches], dtype=np.bool_),
-            np.array([len(rows) for rows, _ in batches], dtype=np.int64),
+    def _judge(
+        self, view: View, requests: list[Request], inverses: list[Proposals], asked: list[tuple[int, Proposals]]
+    ) -> tuple[Judgement, Clipped]:
+        """Have the guard judge everything at once, people's rows first, then the policies', and clip whom it may."""
+        batches = [(request.rows, request.granted, False) for request in requests if request.rows is not None]
+        batches += [(rows, False, False) for rows in inverses]
+        batches += [(rows, False, self._is_clipped(place)) for place, rows in asked]
+        sizes = np.array([len(rows) for rows, _, _ in batches], dtype=np.int64)
+        granted, clips = (
+            np.repeat(np.array([batch[column] for batch in batches], dtype=np.bool_), sizes) for column in (1, 2)
         )
-        proposed = Proposals.concatenate([rows for rows, _ in batches]) if batches else no_proposals()
+        proposed = Proposals.concatenate([rows for rows, _, _ in batches]) if batches else no_proposals()
+        done = shielded(partial(self._judge_as_asked, view, granted), proposed, clips)
+        self._count_out_of_range(view, asked, done.reasons)
+        return done.judgement, done.clipped
+
+    def _judge_as_asked(self, view: View, granted: Bool, proposed: Proposals) -> Judgement:
+        """The guard's answer; what would wait or pass outside mandates is tried in the twin, and judged again by it."""
         evidence = Evidence(self._spending, self._watched())
         judgement = self._check(view, proposed, granted, evidence)
         tried = self._tried(view, judgement, granted)
@@ -304,6 +399,31 @@ class OptimiserMachine:
             standing=self._standing,
             evidence=evidence,
         )
+
+    def _is_clipped(self, place: int) -> bool:
+        return self._assignments[place].clip and not self._shield.suspended[place]
+
+    def _count_out_of_range(self, view: View, asked: list[tuple[int, Proposals]], reasons: NDArray[np.uint8]) -> None:
+        """Suspend whoever was out of range too often in a row; `asked` are the last rows of those judged, in order."""
+        row = len(reasons) - sum(len(rows) for _, rows in asked)
+        for place, rows in asked:
+            mine = reasons[row : row + len(rows)]
+            row += len(rows)
+            if self._is_clipped(place):
+                self._shield = self._shield.after(place, rows, mine)
+                if self._shield.suspended[place]:
+                    self._suspend(view, place)
+
+    def _suspend(self, view: View, place: int) -> None:
+        """Alarm, and let the fallback begin: it sees this boundary, so that the next shows it a span of its own."""
+        own = self._assignments[place]
+        about = Fingerprint(AlertKind.POLICY_SUSPENDED, label=own.name)
+        self._alarm(view.tick, about, f"out_of_range_{SUSPENDED_AFTER}_times_in_a_row", holds=True)
+        self._memories[place] = None
+        if own.fallback is not None:
+            policy, members = own.fallback.policy, own.fallback.members
+            memory = policy.start(self._campaigns.select(members), self._grid)
+            _, self._memories[place] = policy.propose(view.select(self._campaigns, members), memory)
 
     def _watched(self) -> Bool:
         """Knobs whose last change is still under watch; bool[n, 4]."""
@@ -332,7 +452,7 @@ class OptimiserMachine:
             if np.unique(action.index).size == len(action) and ends > begins:
                 changed = after(self._campaigns.cell_start, view.controls, action)
                 spends = (self._spend(campaign, begins, ends, each) for each in (changed, view.controls))
-                tried[campaign, knob] = abs(next(spends) - next(spends)) * day // (ends - begins)
+                tried[campaign, knob] = (next(spends) - next(spends)) * day // (ends - begins)
         return tried
 
     def _spend(self, campaign: int, begins: int, ends: int, controls: ControlState) -> int:

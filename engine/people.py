@@ -107,6 +107,7 @@ class Desk:
         self._undoing = dict(state.undoing)
         self._parts = state.parts
         self._breaker_open = False
+        self._leased = True
 
     @property
     def state(self) -> DeskState:
@@ -122,7 +123,7 @@ class Desk:
     @property
     def stopped(self) -> Bool:
         """Where nothing may begin but pauses and rollbacks, whatever froze it; bool[n, 4]."""
-        stopped = np.full((self._campaigns, len(Knob)), self._frozen, dtype=np.bool_)
+        stopped = np.full((self._campaigns, len(Knob)), self._frozen or not self._leased, dtype=np.bool_)
         for campaign, knob in self._parts:
             stopped[campaign, slice(None) if knob is None else knob] = True
         return stopped
@@ -133,11 +134,22 @@ class Desk:
         return self._undoing
 
     def serve(
-        self, view: View, commands: Sequence[Command], history: History, limits_version: int, *, breaker_open: bool
+        self,
+        view: View,
+        commands: Sequence[Command],
+        history: History,
+        limits_version: int,
+        *,
+        leased: bool = True,
+        breaker_open: bool = False,
     ) -> list[Request]:
-        """Serve the commands of a boundary in the order of their kinds; one that was served before is left out."""
+        """Serve the commands of a boundary in the order of their kinds; one that was served before is left out.
+
+        Where the optimiser is not leased, the account is as if frozen until the next boundary.
+        """
         self._breaker_open = breaker_open
         self._undoing = {}
+        self._leased = leased
         self._forget_expired(view.tick)
         requests = []
         for command in sorted(commands, key=lambda each: (_ORDER.index(each.kind), each.id)):
@@ -195,13 +207,19 @@ class Desk:
         if command.by == pending.rows.notes[int(pending.rows.note[0])].proposer:
             return Request(command, "proposer_cannot_approve")
         if self.stopped[command.campaign, command.knob]:
-            return Request(command, "account_frozen" if self._frozen else "knob_frozen")
+            return Request(command, self._stopped_by())
         if self._breaker_open:
             return Request(command, "breaker_open")
         del self._pending[command.campaign, command.knob]
         if pending.limits_version != limits_version:
             return Request(command, "limits_changed")
         return Request(command, "judged", pending.rows, granted=True)
+
+    def _stopped_by(self) -> str:
+        """What stops a knob, in one word: the widest of what does."""
+        if self._frozen:
+            return "account_frozen"
+        return "knob_frozen" if self._leased else "lease_lost"
 
     def _roll_back(self, controls: ControlState, command: Command, history: History) -> Request:
         action = command.action
@@ -227,8 +245,9 @@ class Desk:
             return
         rows = judgement.proposals
         keys = rows.campaign[waiting].astype(np.int64) * len(Knob) + rows.knob[waiting]
-        for key in np.unique(keys):
-            mine = waiting[keys == key]
+        order = np.argsort(keys, kind="stable")
+        names, first = np.unique(keys[order], return_index=True)
+        for key, mine in zip(names, np.split(waiting[order], first[1:]), strict=True):
             last = mine[rows.note[mine] == rows.note[mine[-1]]]  # of several proposers in one round, the last
             name = int(key) // len(Knob), Knob(int(key) % len(Knob))
             self._pending[name] = Pending(rows.take(last), tick, limits_version)

@@ -7,7 +7,7 @@ change by a person. A person's command asks for one (`engine.people`), or a watc
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain, takewhile
@@ -56,7 +56,7 @@ class History:
         self._policy_ticks = ticks if policy_ticks is None else policy_ticks
         self._recent: deque[tuple[int, Actions]] = deque()  # rounds with all their rows
         self._older: deque[tuple[int, Actions]] = deque()  # rounds without those of policies
-        self._watched: dict[int, int] = {}  # rows of policies' actions that stay as long as others' -> likewise
+        self._watched: deque[tuple[int, Int64]] = deque()  # rows of policies' actions that stay as long as others'
         self._undone: dict[int, int] = {}  # first row's id of an action -> the tick at which it was rolled back
 
     def record(self, tick: int, applied: Actions) -> None:
@@ -65,22 +65,25 @@ class History:
             self._recent.append((tick, applied))
         while self._recent and self._recent[0][0] < tick - self._policy_ticks:
             at, rows = self._recent.popleft()
-            watched = np.isin(rows.action, list(self._watched)) if self._watched else False
+            watched = (
+                np.isin(rows.action, np.concatenate([ids for _, ids in self._watched])) if self._watched else False
+            )
             rows = rows.take((rows.source != Source.POLICY) | watched)
             if len(rows):
                 self._older.append((at, rows))
         while self._older and self._older[0][0] < tick - self._ticks:
             self._older.popleft()
-        self._watched, self._undone = (
-            {action: at for action, at in known.items() if at >= tick - self._ticks}
-            for known in (self._watched, self._undone)
-        )
+        while self._watched and self._watched[0][0] < tick - self._ticks:
+            self._watched.popleft()
+        self._undone = {action: at for action, at in self._undone.items() if at >= tick - self._ticks}
 
-    def keep(self, campaign: int, knob: Knob, action: int, tick: int) -> None:
-        """Keep an action of the last rounds in reach as long as others', though it is a policy's: it is watched."""
-        rows = self.rows_of(campaign, knob, action)
-        if rows is not None:
-            self._watched |= dict.fromkeys(rows.action.tolist(), tick)
+    def keep(self, places: Sequence[tuple[int, Knob]], tick: int) -> None:
+        """Keep the newest round's actions on some knobs in reach as long as others', though a policy's: watched."""
+        if places and self._recent:
+            _, rows = self._recent[-1]
+            keys = [campaign * len(Knob) + knob for campaign, knob in places]
+            mine = np.isin(rows.campaign.astype(np.int64) * len(Knob) + rows.knob, keys)
+            self._watched.append((tick, rows.action[mine]))
 
     @classmethod
     def told_by(cls, records: Iterable[Record], ticks: int, policy_ticks: int | None = None) -> Self:
@@ -97,9 +100,10 @@ class History:
             if record.kind is RecordKind.ROUND:
                 intents = told.intents(record.sequence)
                 watches, commands = told.header["watches"], told.header["commands"]
-                for watch in watches:
-                    if watch["event"] == "opened":
-                        history.keep(watch["campaign"], Knob(watch["knob"]), watch["action"], record.tick)
+                begun = [
+                    (each["campaign"], Knob(each["knob"])) for each in watches if each["event"] in {"opened", "begun"}
+                ]
+                history.keep(begun, record.tick)
                 undone = [(watch, watch["action"]) for watch in watches if watch["event"] == "rolls_back"]
                 undone += [(command, command["undoes"]) for command in commands if command["undoes"] is not None]
                 undoing = {(asked["campaign"], Knob(asked["knob"])): action for asked, action in undone}

@@ -23,8 +23,6 @@ from engine.sequential import BLOCKS, WEIGHT, paired
 from engine.units import PPM, Float64, Int64
 from engine.verdicts import FEWEST_BLOCKS, FEWEST_CONVERSIONS
 
-RISEN, FALLEN = 0, 1
-
 
 @dataclass(frozen=True)
 class Split:
@@ -55,16 +53,17 @@ class Split:
         moved = change != 0
         if (rows.new[moved] == 0).any():
             return None
-        return cls(places[rows.index[moved]], change[moved], *cls._nothing(int(moved.sum())))
+        return cls.of(places[rows.index[moved]], change[moved])
 
-    @staticmethod
-    def _nothing(cells: int) -> tuple[Int64, Float64, Int64]:
-        return np.zeros((cells, TICKS + 1), dtype=np.int64), np.zeros(BLOCKS + 1), np.zeros((2, 2), dtype=np.int64)
+    @classmethod
+    def of(cls, cells: Int64, change: Int64) -> Self:
+        """With nothing seen."""
+        block, counts = np.zeros((len(cells), TICKS + 1), dtype=np.int64), np.zeros((2, 2), dtype=np.int64)
+        return cls(cells, change, block, np.zeros(BLOCKS + 1), counts)
 
     def begun_again(self) -> Self:
         """Without anything seen."""
-        block, sums, counts = self._nothing(len(self.cells))
-        return replace(self, block=block, sums=sums, counts=counts)
+        return self.of(self.cells, self.change)
 
     def fed(self, creatives: Int64 | None) -> Self:
         """With a span's counts of all creatives that views show; int64[creatives, 6]."""

@@ -65,13 +65,17 @@ class Event(StrEnum):
     """What the ledger tells of a watch."""
 
     OPENED = "opened"
-    BEGUN = "begun"  # an episode of mandated steps, of which the action is the first
+    BEGUN = "begun"  # one knob of an episode, of which the action is the first there
     ROLLS_BACK = "rolls_back"  # asked for in this round; its rows and the guard's answer are in it
     ROLLED_BACK = "rolled_back"
     BLOCKED = "blocked"
     KEPT = "kept"
     NO_DATA = "no_data"
     SUPERSEDED = "superseded"  # somebody changed the campaign meanwhile: what follows is not this change's doing
+
+
+BEGINNINGS = (Event.OPENED, Event.BEGUN)
+"""What an action is told of that has to stay in reach from then on."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ class WatchLimits:
 class Told(NamedTuple):
     """An entry of a round's ledger header: what happened to the watch over an action.
 
-    Of an episode it names the first action on the knob. `control` is what it is compared with, once that is known.
+    An episode is told knob by knob, each by the first action on it. `control` is what the change is compared with, once
+    that is known.
     """
 
     action: int

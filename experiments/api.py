@@ -24,7 +24,7 @@ from engine.messages import CommandKind
 from engine.runtime import inbox
 from engine.runtime.local import LocalRunner, LostError, Outcome, Progress
 from engine.runtime.plan import Moment, Plan, Rehearsal, unrehearsed
-from engine.runtime.store import LEDGER, is_written, read_ledger
+from engine.runtime.store import LEDGER, Fence, is_written, read_ledger
 from engine.runtime.tables import Totals, clear_away, write_actions
 from experiments import build
 from experiments.config import AuctionLog, BinLog, ReplayConfig, RunConfig, SimulationConfig, load_config
@@ -257,7 +257,8 @@ def _carry_out(job: _Job, run: Run, runner: Runner | None, watch: Watcher | None
         try:
             return _carry_on(job, run, runner or LocalRunner(), watch)
         except KeyboardInterrupt:
-            _write(run.folder, dict(run.info) | {"status": "interrupted"})
+            if open_run(run.folder).info["status"] != "finished":  # by a successor, if this process was stopped long
+                _write(run.folder, dict(run.info) | {"status": "interrupted"})
             raise
 
 
@@ -265,16 +266,19 @@ def _carry_on(job: _Job, run: Run, runner: Runner, watch: Watcher | None) -> Run
     folder, plan, info = run.folder, job.plan, dict(run.info)
     began = time.perf_counter()
     outcome = runner.run(plan, folder, watch)
+    fence = Fence(folder / LEDGER, outcome.epoch)
     records = read_ledger(folder / LEDGER)
-    counts = write_actions(folder / "actions.parquet", records, plan.campaigns, plan.grid, plan.rehearsal)
+    counts = write_actions(folder / "actions.parquet", records, plan.campaigns, plan.grid, plan.rehearsal, fence)
     seconds = time.perf_counter() - began
     unrecorded = _UNRECORDED.get(type(job.log.format), ()) if job.log else ()
     info |= {"status": "finished"} | _results(outcome, counts, seconds, unrecorded) | _of_log(job.log, outcome.totals)
     factual = job.log is not None and isinstance(job.log.format, BinLog)
     info["overspent_days"] = _overspent_days(Run(folder, info), job.config.account.zone) if factual else None
-    _write(folder, info, plan.rehearsal)
+    with fence():
+        _write(folder, info, plan.rehearsal)
     plan.rehearsal(Moment.AFTER_RESULT, plan.grid.ticks)
-    clear_away(folder)
+    with fence():
+        clear_away(folder)
     return Run(folder, info)
 
 

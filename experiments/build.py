@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,11 @@ from engine.guard import Limits, Window
 from engine.messages import ACCOUNT, Command, Role
 from engine.optimiser import Assignment
 from engine.policy import Policy
-from engine.runtime.plan import DAY_MINUTES, Plan
+from engine.runtime.plan import DAY_MINUTES, LimitsFile, Plan
 from engine.units import PPM, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
+from experiments.users import users_policy
 from sim.auction import Market, PriceShock
 from sim.logs.ipinyou_auctions import read_auctions
 from sim.logs.ipinyou_bins import read_bins
@@ -37,8 +39,9 @@ from sim.traffic import Traffic
 from sim.twin import Twin
 from sim.world import WorldFactory
 
-_ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record")
-"""Settings that change no decision, and therefore no digest."""
+_BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcPid
+_ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record", "limits_file")
+"""Settings that change no decision, and therefore no digest; what a limits file says, the rounds that read it tell."""
 
 
 def simulation(config: SimulationConfig) -> Plan:
@@ -163,13 +166,14 @@ def plan(config: RunConfig, campaigns: CampaignSet, controls: ControlState, grid
     return Plan(
         campaigns=campaigns,
         controls=controls,
-        limits=limits,
+        limits=limits if config.limits_file is None else _until_read(config, campaigns, grid),
         grid=grid,
         source=source,
         assignments=_assignments(config, campaigns, limits),
         decision_every=config.decision_every,
         commands=_commands(config, campaigns),
         people=_people(config),
+        limits_file=_limits_file(config, campaigns, grid),
         header=_header(config, campaigns),
     )
 
@@ -251,6 +255,7 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
     limits = replace(
         Limits.of(campaigns, config.account.budget_micros),
         day=DAY_MINUTES // grid.tick_minutes,
+        delay_horizon=math.ceil(config.delay_horizon_hours * 60 / grid.tick_minutes),
         windows=tuple(_window(each, grid) for each in config.windows),
     )
     for mandate in config.mandates:
@@ -267,29 +272,87 @@ def _window(spec: settings.Window, grid: TickGrid) -> Window:
     return Window(Knob[spec.knob.upper()], ticks, round(spec.max_rise * PPM))
 
 
+def _until_read(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits:
+    """The configuration's hard bounds, no mandate, and nothing automatic: what holds until a limits file was read."""
+    return replace(_limits(config.model_copy(update={"mandates": ()}), campaigns, grid), automatic=False)
+
+
+def _limits_file(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> LimitsFile | None:
+    if config.limits_file is None:
+        return None
+    path = Path(config.limits_file).absolute()
+    return LimitsFile(path, _LimitsReader(path.name, config, campaigns, grid))
+
+
+@dataclass(frozen=True)
+class _LimitsReader:
+    """Makes limits of what a limits file says in place of the configuration's own."""
+
+    name: str
+    config: RunConfig
+    campaigns: CampaignSet
+    grid: TickGrid
+
+    def __call__(self, text: str) -> Limits:
+        config = settings.with_limits(self.name, text, self.config)
+        columns: dict[str, Any] = {**bounds(config, list(self.campaigns.ids))}
+        return _limits(config, replace(self.campaigns, **columns), self.grid)
+
+
 def _cap(mandate: settings.Mandate) -> int | None:
     return None if mandate.exposure_cap is None else round(mandate.exposure_cap * PPM)
 
 
 def _assignments(config: RunConfig, campaigns: CampaignSet, limits: Limits) -> tuple[Assignment, ...]:
-    """Who proposes: the script first, then the policies in the order of the file."""
+    """Who proposes: the script first, then the policies in the order of the file.
+
+    Policies know the configuration's bounds and bands. Where a limits file narrows these while the run goes on they may
+    propose what the guard then refuses, and where it widens them they keep to the old ones: either way nothing passes
+    that the limits in force forbid.
+    """
     assignments = []
     if config.script.proposals:
         everybody = np.arange(len(campaigns))
         assignments.append(Assignment(_script(config, campaigns), everybody, Source.SCRIPT, "script"))
-    for spec in config.policies:
+    for place, spec in enumerate(config.policies):
         members = _members(config, campaigns, spec.campaigns)
-        assignments.append(Assignment(_policy(spec, limits, members), members, Source.POLICY, spec.policy))
+        if isinstance(spec, settings.UsersPolicy):
+            assignments.append(_users(config, place, spec, members, limits))
+        else:
+            assignments.append(Assignment(_policy(spec, limits, members), members, Source.POLICY, spec.policy))
     return tuple(assignments)
 
 
-def _policy(spec: settings.PolicySpec, limits: Limits, members: Int64) -> Policy:
+def _users(config: RunConfig, place: int, spec: settings.UsersPolicy, members: Int64, limits: Limits) -> Assignment:
+    """A policy of the user's own, and its fallback where it is clipped; its name tells several of one class apart."""
+    several = sum(other.policy == spec.policy for other in config.policies) > 1
+    name = f"{spec.policy} of policies[{place}]" if several else spec.policy
+    policy = users_policy(spec.policy, spec.options, clipped=spec.clip)
+    if not spec.clip:
+        return Assignment(policy, members, Source.POLICY, name)
+    stand_in = _fallback(config, spec) if spec.fallback is None else spec.fallback
+    acting = _policy(stand_in, limits, members)
+    fallback = Assignment(acting, members, Source.POLICY, f"{stand_in.policy} for {name}")
+    return Assignment(policy, members, Source.POLICY, name, clip=True, fallback=fallback)
+
+
+def _fallback(config: RunConfig, spec: settings.UsersPolicy) -> settings.Fallback:
+    """Pacing along the one curve that all markets of the policy's campaigns have, or evenly where there is none."""
+    if isinstance(config, SimulationConfig):
+        chosen = (config.campaigns[name] for name in settings.members(config, spec.campaigns))
+        curves = {config.markets[campaign.market].traffic for campaign in chosen}
+        if len(curves) == 1:
+            return settings.TrafficAwarePacing(policy="traffic_aware_pi", traffic=curves.pop())
+    return settings.EvenPacing(policy="even_pi")
+
+
+def _policy(spec: _BuiltIn, limits: Limits, members: Int64) -> Policy:
     match spec:
-        case settings.Constant():
+        case settings.ConstantBids():
             return Constant()
-        case settings.EvenPi():
+        case settings.EvenPacing():
             return PacingPI(_gains(spec.gains), band=_band(limits, members, Knob.BID))
-        case settings.TrafficAwarePi():
+        case settings.TrafficAwarePacing():
             band = _band(limits, members, Knob.BID)
             return PacingPI(_gains(spec.gains), spec.traffic.amplitude, spec.traffic.peak_hour, band)
         case settings.DailyBudgets():

@@ -30,6 +30,12 @@ app = typer.Typer(
 OptionalConfig = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG]", help="The run's configuration, a YAML file.")
 ]
+TakeOver = Annotated[
+    bool,
+    typer.Option(
+        "--take-over", help="With --resume: take a paced run over from a process that is stuck, once its lease lapsed."
+    ),
+]
 Resume = Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run instead.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that a run printed.")]
 Out = Annotated[Path | None, typer.Option(help="The run folder to make [default: the next free one under runs/].")]
@@ -63,6 +69,7 @@ def simulate(
     local: Local = False,
     address: Address = None,
     pace: PaceOf = None,
+    take_over: TakeOver = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -72,10 +79,10 @@ def simulate(
     with _watched(quiet=quiet or as_json) as watch:
         if resume is not None:
             _alone(config, out, seed)
-            run = api.resume(
-                resume, runner=_runner(api.open_run(resume).config, shards, pace, address, local=local), watch=watch
-            )
+            runner = _runner(api.open_run(resume).config, shards, pace, address, local=local, take_over=take_over)
+            run = api.resume(resume, runner=runner, watch=watch)
         else:
+            _not_taken_over(take_over=take_over)
             loaded = api.load(_given(config), seed)
             run = api.simulate(loaded, out=out, runner=_runner(loaded, shards, pace, address, local=local), watch=watch)
     _show(run, as_json=as_json)
@@ -92,6 +99,7 @@ def replay(
     local: Local = False,
     address: Address = None,
     pace: PaceOf = None,
+    take_over: TakeOver = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -101,13 +109,10 @@ def replay(
     with _watched(quiet=quiet or as_json) as watch:
         if resume is not None:
             _alone(config, out, seed)
-            run = api.resume(
-                resume,
-                log,
-                runner=_runner(api.open_run(resume).config, shards, pace, address, local=local),
-                watch=watch,
-            )
+            runner = _runner(api.open_run(resume).config, shards, pace, address, local=local, take_over=take_over)
+            run = api.resume(resume, log, runner=runner, watch=watch)
         else:
+            _not_taken_over(take_over=take_over)
             loaded = api.load(_given(config), seed)
             run = api.replay(
                 loaded, log, out=out, runner=_runner(loaded, shards, pace, address, local=local), watch=watch
@@ -187,7 +192,8 @@ def audit(
 ) -> None:
     """Check a run's ledger, record by record, and tell what was applied under it."""
     from experiments import api
-    from experiments.show import audit_text, story_text
+    from experiments.report.story_lines import story_text
+    from experiments.show import audit_text
 
     if story is not None:
         told = api.story(run, story)
@@ -272,6 +278,11 @@ def _alone(config: Path | None, out: Path | None, seed: int | None) -> None:
         raise BadInput("--resume goes on with a run as it was started: leave CONFIG, --out and --seed out")
 
 
+def _not_taken_over(*, take_over: bool) -> None:
+    if take_over:
+        raise BadInput("--take-over is about a run that goes on: give it with --resume and the run's folder")
+
+
 def _command(
     kind: str,
     run: Path,
@@ -301,7 +312,15 @@ def _told(sentence: str, code: int) -> int:
     return code
 
 
-def _runner(config: Any, shards: int | None, multiple: float | None, address: str | None, *, local: bool) -> Runner:
+def _runner(
+    config: Any,
+    shards: int | None,
+    multiple: float | None,
+    address: str | None,
+    *,
+    local: bool,
+    take_over: bool = False,
+) -> Runner:
     if local and address is not None:
         raise BadInput(f"--local runs without Ray: leave --address (={address}) out, or --local")
     from engine.runtime.pace import Pace
@@ -310,10 +329,11 @@ def _runner(config: Any, shards: int | None, multiple: float | None, address: st
     if local:
         from engine.runtime.local import LocalRunner
 
-        return LocalRunner(shards or 1, pace=pace)
+        return LocalRunner(shards or 1, pace=pace, take_over=take_over)
     from engine.runtime.actors import RayRunner
 
-    return RayRunner(shards or config.shards, config.campaigns_per_actor, address or "local", pace=pace)
+    processes = shards or config.shards
+    return RayRunner(processes, config.campaigns_per_actor, address or "local", pace=pace, take_over=take_over)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pyarrow.lib import ArrowException
 
+from engine.alerts import ACCOUNT_WIDE, Alert, AlertLog
 from engine.errors import BadInput
 from engine.events import COUNTS
-from engine.ledger import Fold, LedgerError, Record, verify
+from engine.ledger import Fold, LedgerError, Record, RecordKind, decode_round, verify
 from engine.metrics import ScoreTargets, metrics
 from engine.runtime.store import LEDGER, read_ledger
 from engine.units import Int64
 from experiments.config import RunConfig, load_config
-from experiments.story import Story, tell
+from experiments.story import Story
+from experiments.telling import calendar, tell
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -67,6 +69,32 @@ class Run:
     def actions(self) -> pd.DataFrame:
         """One row per judged change, with the guard's answer."""
         return self._table("actions.parquet")
+
+    @cached_property
+    def alerts(self) -> pd.DataFrame:
+        """One row per alert, in the order in which they were opened: since and until when (UTC), about what and why.
+
+        `closed` is missing where it was open at the end, `campaign` where it is about the whole account.
+        """
+        grid, ids = calendar(self.info["config"]), sorted(self.info["config"]["campaigns"])
+        rows = [
+            {
+                "opened": grid.opens(each.opened + 1),
+                "closed": None if each.closed is None else grid.opens(each.closed + 1),
+                "kind": each.about.kind.value,
+                "campaign": None if each.about.campaign == ACCOUNT_WIDE else ids[each.about.campaign],
+                "knob": None if each.about.knob is None else each.about.knob.name.lower(),
+                "about": each.about.label,
+                "why": each.why,
+                "closed_why": each.closed_why,
+            }
+            for each in told_alerts(read_ledger(self.folder / LEDGER))
+        ]
+        table = pd.DataFrame(
+            rows, columns=["opened", "closed", "kind", "campaign", "knob", "about", "why", "closed_why"]
+        )
+        times = {name: pd.to_datetime(table[name], unit="us", utc=True) for name in ("opened", "closed")}
+        return table.assign(**times)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -160,6 +188,7 @@ def audit(folder: Path | str) -> dict[str, Any]:
         "applied": folded.applied,
         "max_relative_step": folded.max_relative_step,
         "rollbacks": folded.rollbacks,
+        "open_alerts": len(folded.lives.alerts.open),
     } | ({"why": why} if why else {})
 
 
@@ -174,6 +203,15 @@ def story(folder: Path | str, campaign: str) -> Story:
     if not audit(folder)["valid"]:
         raise BadInput(f"the ledger of run {folder} does not hold: see where with `bidtwin audit {folder}`")
     return tell(read_ledger(Path(folder) / LEDGER), campaign)
+
+
+def told_alerts(records: Iterable[Record]) -> list[Alert]:
+    """The alerts that a ledger's records tell of, in the order in which they were opened."""
+    log = AlertLog()
+    for record in records:
+        if record.kind is RecordKind.ROUND:
+            log.take(record.tick, decode_round(record).header.get("alerts", ()))
+    return log.alerts
 
 
 def _first_bad(ledger: Path) -> tuple[int | None, str | None]:

@@ -18,7 +18,6 @@ from rich.table import Table
 
 from engine.actions import Knob
 from experiments.report.text import visible
-from experiments.story import Change, Event, Order, Part, Story
 
 if TYPE_CHECKING:
     from engine.runtime.local import Progress
@@ -158,115 +157,13 @@ def audit_text(found: Mapping[str, Any]) -> str:
     if found["valid"]:
         verdict = f"The ledger holds: {found['records']:,} records, each chained to the one before."
     else:
-        detail = f" ({found['why']})" if "why" in found else ""
+        detail = f" ({visible(found['why'])})" if "why" in found else ""
         verdict = f"The ledger does NOT hold: record {found['first_bad']} was changed{detail}. What stands before it:"
     step = f"largest automatic step {found['max_relative_step']:.2%}"
-    return f"{verdict}\n{found['applied']:,} rows applied, {found['rollbacks']:,} of them rollbacks; {step}."
-
-
-_HAPPENED = {
-    "pending": "approved, and the ledger ends before its result",
-    "stale": "not applied: the knob moved meanwhile",
-    "recorded": "not applied: in a factual replay changes are judged and recorded",
-    "unanswered": "nobody answered before the ledger's end",
-    "expired": "nobody answered within a day",
-}
-
-
-def story_text(story: Story) -> str:
-    """A campaign's story as a page of text: a paragraph per day, a block per change."""
-    lines = [
-        f"{visible(story.campaign)} in run {visible(story.name)}, told by its {story.records:,} ledger records, each "
-        "chained to the one before.",
-        f"Times are those of {story.zone}; money is in {story.currency}.",
-    ]
-    for day in story.days:
-        lines += ["", day.date]
-        for steps in day.steps:
-            change = f"{_values(steps.knob, steps.first, 'old')} → {_values(steps.knob, steps.last, 'wanted')}"
-            lines.append(
-                f"  {steps.knob}: {steps.count} {'step' if steps.count == 1 else 'steps'} of a mandate, {change}"
-            )
-        for entry in day.entries:
-            lines += _order(entry) if isinstance(entry, Order) else _change(entry)
-    return "\n".join(lines)
-
-
-def _order(order: Order) -> list[str]:
-    about = "" if order.knob is None else f" {order.knob}"
-    return ["", f"  {_clock(order.at)}  {order.kind}{about} by {visible(order.by)}: {order.answer}"]
-
-
-def _change(change: Change) -> list[str]:
-    """A block: what was asked by whom and why, the guard's answer, and what became of it."""
-    who = change.proposer if change.proposer == change.source else f"{change.proposer} ({change.source})"
-    lines = [
-        "",
-        f"  {_clock(change.at)}  {change.knob}: {_moves(change.knob, change.parts)}",
-        f"         proposed by {visible(who)} at version {change.base_version}{_why(visible(change.note))}",
-        f"         guard: {change.outcome.replace('_', ' ')}{_why(change.reason)}{_offer(change)}",
-    ]
-    if change.until is not None:
-        again = f"asked {change.times} times with the same answer, the last at {_moment(change.until)}"
-        lines.append(f"         {again}: {_moves(change.knob, change.latest)}")
-    return lines + [f"         {_moment(event.at)} {_event(change, event)}" for event in change.events]
-
-
-def _event(change: Change, event: Event) -> str:
-    by = "" if event.by is None else f" by {visible(event.by)}"
-    match event.what:
-        case "approved":
-            return f"approved{by}; the guard, asked again: {event.why or 'approved'}"
-        case "applied":
-            return f"applied, version {event.version}"
-        case "rolled back":
-            return f"rolled back{by}: {_moves(change.knob, event.parts)}, version {event.version}"
-        case "held back":
-            return f"held a later change back{by}: {_moves(change.knob, event.parts)}"
-        case _:
-            return _HAPPENED.get(event.what, event.what) + by + _why(event.why)
-
-
-def _why(reason: str | None) -> str:
-    return f": {reason}" if reason else ""
-
-
-def _offer(change: Change) -> str:
-    if all(part.offer is None for part in change.parts):
-        return ""
-    return f"; it offers {_values(change.knob, change.parts, 'offer')}"
-
-
-def _moves(knob: str, parts: Sequence[Part]) -> str:
-    return ", ".join(f"{_named(part)}{_value(knob, part.old)} → {_value(knob, part.wanted)}" for part in parts)
-
-
-def _values(knob: str, parts: Sequence[Part], which: str) -> str:
-    return ", ".join(f"{_named(part)}{_value(knob, getattr(part, which))}" for part in parts)
-
-
-def _named(part: Part) -> str:
-    return "" if part.creative is None else f"{visible(part.creative)} "
-
-
-def _value(knob: str, value: int | None) -> str:
-    """A value as a person says it: money in currency units, a share in percent, or whether it is paused."""
-    if value is None:
-        return "–"
-    if knob == "paused":
-        return {0: "running", 1: "paused"}.get(value, str(value))
-    if knob == "weights":
-        return f"{value / 10_000:g}%"
-    whole, _, rest = f"{value / 1e6:,.6f}".partition(".")
-    return f"{whole}.{rest.rstrip('0'):0<2}"
-
-
-def _clock(at: str) -> str:
-    return at[11:16]
-
-
-def _moment(at: str) -> str:
-    return f"{at[:10]} {_clock(at)}"
+    alerts = found["open_alerts"]
+    open_alerts = f"{alerts or 'no'} alert{'' if alerts == 1 else 's'} open"
+    rows = f"{found['applied']:,} rows applied, {found['rollbacks']:,} of them rollbacks"
+    return f"{verdict}\n{rows}; {step}; {open_alerts}."
 
 
 def bench_table(rows: Sequence[Mapping[str, Any]]) -> None:

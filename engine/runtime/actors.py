@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +161,9 @@ class RayRunner:
     checkpoint_every:
         Spans between two checkpoints.
     pace:
-        Slows the run down to a multiple of real time.
+        Slows the run down to a multiple of real time, under a lease.
+    take_over:
+        Whether to take a run over from a process that holds it and whose lease has lapsed.
     """
 
     def __init__(
@@ -171,7 +173,10 @@ class RayRunner:
         address: str = "local",
         checkpoint_every: int = EVERY,
         pace: Pace | None = None,
+        *,
+        take_over: bool = False,
     ) -> None:
+        self._take_over = take_over
         self._shards = shards
         self._campaigns_per_actor = campaigns_per_actor
         self._address = address
@@ -196,22 +201,33 @@ class RayRunner:
 
     def _hire(self, plan: Plan, folder: Path) -> _RayCast:
         parts = partition(plan.campaigns, self._shards)
+        place = _Place(folder, self._pace.clock if self._pace else None, take_over=self._take_over)
         if self._campaigns_per_actor is None:
-            return _RayCast(plan, folder, parts)
-        return _ApartCast(plan, folder, parts, self._campaigns_per_actor)
+            return _RayCast(plan, place, parts)
+        return _ApartCast(plan, place, parts, self._campaigns_per_actor)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What the optimiser is told beside the plan: the run's folder, the clock of its lease, whether it takes over."""
+
+    folder: Path
+    clock: Callable[[], float] | None
+    take_over: bool
 
 
 class _RayCast:
     """Shard actors that hold campaigns and their source; references are Ray's."""
 
-    def __init__(self, plan: Plan, folder: Path, parts: list[Int64]) -> None:
+    def __init__(self, plan: Plan, place: _Place, parts: list[Int64]) -> None:
         self._plan = plan
         self._parts = parts
         self._kept = ray.put(plan)  # whoever comes back reads it again
         self._shared = ray.cloudpickle.dumps(self._kept)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         optimiser = OptimiserActor.options(name="optimiser", scheduling_strategy=here)  # SQLite wants a disk of its own
-        self.optimiser = optimiser.remote(self._shared, str(folder.absolute() / LEDGER))
+        ledger = str(place.folder.absolute() / LEDGER)
+        self.optimiser = optimiser.remote(self._shared, ledger, place.clock, take_over=place.take_over)
         self._homes = self._settle()
 
     @property
@@ -228,21 +244,24 @@ class _RayCast:
     def _everybody(self) -> list[Any]:
         return [self.optimiser, *(actor for _, actor in self._homes)]
 
-    def restore(self, states: Sequence[bytes] | None) -> None:
+    def restore(self, states: Sequence[bytes] | None) -> int:
         everybody = self._everybody()
         orders = dict(enumerate(states or [None] * len(everybody)))
         until = time.monotonic() + PATIENCE_SECONDS
+        answers: dict[int, Any] = {}
         while orders:
             asked = {place: everybody[place].restore.remote(state) for place, state in orders.items()}
             for place, answer in asked.items():
                 try:
-                    _get(answer)
+                    answers[place] = _get(answer)
                     del orders[place]
                 except LostError:
                     if time.monotonic() > until:
                         raise
             if orders:
                 time.sleep(PAUSE_SECONDS)
+        epoch: int = answers[0]
+        return epoch
 
     def states(self) -> list[Any]:
         return [actor.state.remote() for actor in self._everybody()]
@@ -276,11 +295,11 @@ class _RayCast:
 class _ApartCast(_RayCast):
     """Campaign actors apart from the market shards that feed them with column batches through the object store."""
 
-    def __init__(self, plan: Plan, folder: Path, parts: list[Int64], campaigns_per_actor: int) -> None:
+    def __init__(self, plan: Plan, place: _Place, parts: list[Int64], campaigns_per_actor: int) -> None:
         self._groups = [
             np.array_split(np.arange(len(members)), -(-len(members) // campaigns_per_actor)) for members in parts
         ]
-        super().__init__(plan, folder, parts)
+        super().__init__(plan, place, parts)
 
     @property
     def layout(self) -> str:

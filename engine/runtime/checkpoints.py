@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.actions import Approved
-from engine.runtime.plan import Moment, Rehearsal, unrehearsed
+from engine.runtime.plan import Moment, Rehearsal
+from engine.runtime.store import Fenced
 from engine.runtime.tables import RecorderState
 
 EVERY = 64
@@ -48,11 +49,13 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of a run folder: each written beside its place, made durable and moved there in one step.
 
-    A file that does not match its own digest counts as absent: then the one before it serves, or the beginning.
+    A file that does not match its own digest counts as absent: then the one before it serves, or the beginning. Behind
+    the fence an older optimiser of the run writes none.
     """
 
-    def __init__(self, folder: Path, every: int = EVERY, rehearsal: Rehearsal = unrehearsed) -> None:
+    def __init__(self, folder: Path, every: int, rehearsal: Rehearsal, fence: Fenced) -> None:
         self._folder = folder / "checkpoints"
+        self._fence = fence
         self._every = every
         self._rehearsal = rehearsal
 
@@ -62,18 +65,23 @@ class Checkpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep a checkpoint, and forget those before the last two."""
-        self._folder.mkdir(exist_ok=True)
         content = pickle.dumps(checkpoint)
         draft = self._folder / "draft"
-        with draft.open("wb") as file:
+        with self._fence():
+            self._folder.mkdir(exist_ok=True)
+            draft.unlink(missing_ok=True)  # a predecessor may hold it open still
+            begun = draft.open("wb")
+        with begun as file:
             file.write(hashlib.sha256(content).digest() + content)
             file.flush()
             os.fsync(file.fileno())
         self._rehearsal(Moment.IN_CHECKPOINT, checkpoint.recorder.tick)
-        draft.replace(self._folder / f"{checkpoint.span:09d}")
+        with self._fence():
+            draft.replace(self._folder / f"{checkpoint.span:09d}")
         self._rehearsal(Moment.AFTER_CHECKPOINT, checkpoint.recorder.tick)
-        for old in self._files()[:-_KEPT]:
-            old.unlink()
+        with self._fence():
+            for old in self._files()[:-_KEPT]:
+                old.unlink()
 
     def latest(self, layout: str, holds: Callable[[RecorderState], bool]) -> Checkpoint | None:
         """The newest checkpoint of this layout that is whole, and whose tables are."""

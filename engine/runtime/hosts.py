@@ -7,7 +7,8 @@ A `SourceHost` feeds campaigns, a `CampaignHost` holds their machine, a `ShardHo
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -34,11 +35,14 @@ from engine.messages import (
     OptimiserMessage,
     Publish,
     Published,
+    Reloaded,
 )
 from engine.optimiser import OptimiserMachine
 from engine.policy import Batch, View
 from engine.rollback import History
 from engine.runtime.inbox import Inbox
+from engine.runtime.lease import Lease
+from engine.runtime.limits import Lookout
 from engine.runtime.plan import Moment, Plan
 from engine.runtime.store import LedgerWriter
 from engine.units import Int64
@@ -193,21 +197,36 @@ class ShardHost:
 
 
 class OptimiserHost:
-    """The optimiser's machine and the ledger it writes ahead of every dispatch."""
+    """The optimiser's machine and the ledger it writes ahead of every dispatch.
 
-    def __init__(self, plan: Plan, ledger: str) -> None:
+    Parameters
+    ----------
+    ledger:
+        The path of the ledger's file in the run's folder.
+    clock:
+        The wall clock in seconds by which it holds its lease, in a paced run; None: it needs none.
+    take_over:
+        Whether to take the ledger over from a process that holds it and whose lease has lapsed.
+    """
+
+    def __init__(
+        self, plan: Plan, ledger: str, clock: Callable[[], float] | None = None, *, take_over: bool = False
+    ) -> None:
         self._plan = plan
+        self._clock = clock
+        self._take_over = take_over
         self._path = ledger
         self._ledger: LedgerWriter | None = None
         self._submitted: list[Command] = []
         self._inbox = Inbox(Path(ledger).parent / "commands", plan.campaigns)
+        self._lookout = Lookout(plan.limits_file) if plan.limits_file else None
 
     def state(self) -> bytes:
         """What a checkpoint keeps."""
         return pickle.dumps(self._machine.state)
 
-    def restore(self, state: bytes | None) -> None:
-        """Take the ledger up, and go back to a checkpoint; None: to the beginning.
+    def restore(self, state: bytes | None) -> int:
+        """Take the ledger up, and go back to a checkpoint; None: to the beginning. Returns the ledger's epoch.
 
         Rounds that stand in the ledger after that point are decided again and compared, not written.
         """
@@ -236,11 +255,13 @@ class OptimiserHost:
             counts = np.zeros((len(plan.campaigns), 0), dtype=np.int64)
             opening = View(-1, plan.controls, counts, counts, counts)
             self._carry_out(Open(opening, dict(plan.header)))
+        return ledger.epoch
 
     def _taken_up(self) -> LedgerWriter:
         if self._ledger is None:
             if Path(self._path).exists():
-                self._ledger = LedgerWriter.open(self._path)
+                clock = self._clock or time.time
+                self._ledger = LedgerWriter.open(self._path, clock() if self._take_over else None)
             else:
                 self._ledger = LedgerWriter.create(self._path, self._plan.rehearsal)
         return self._ledger
@@ -258,7 +279,10 @@ class OptimiserHost:
     def decide(self, tick: int, *reports: Report) -> Approved:
         """Hold a round at the close of a tick; its record is durable when this returns."""
         view = View.merge(self._plan.campaigns, [(report.members, report.view) for report in reports])
-        return self._carry_out(Boundary(view, self._commands(tick), self._results(reports)))
+        told = self._told()
+        commands = self._commands(tick) if told is None else tuple(map(Command.read, told["commands"]))
+        leased = self._leased() if told is None else bool(told.get("leased", True))
+        return self._carry_out(Boundary(view, commands, self._results(reports), self._reloaded(told), leased))
 
     def close(self, tick: int, header: Mapping[str, Any], *reports: Report) -> str:
         """End the run; the ledger's head is its digest."""
@@ -269,17 +293,33 @@ class OptimiserHost:
         self._ledger = None
         return head
 
-    def _commands(self, tick: int) -> tuple[Command, ...]:
-        """Those to admit at this boundary: what its record holds if there is one, else scripted and submitted ones."""
+    def _told(self) -> Mapping[str, Any] | None:
+        """What came from outside at this boundary, by the header of its record; None if it is to be written yet."""
         ledger, sequence = self._taken_up(), self._machine.sequence
-        if sequence < ledger.count:
-            return tuple(Command.read(told) for told in decode_round(ledger.record(sequence)).header["commands"])
+        return decode_round(ledger.record(sequence)).header if sequence < ledger.count else None
+
+    def _leased(self) -> bool:
+        """Whether the lease is held now; outside a paced run there is none to lose."""
+        if self._clock is None:
+            return True
+        return Lease(Path(self._path).parent, self._taken_up().epoch).held(self._clock())
+
+    def _commands(self, tick: int) -> tuple[Command, ...]:
+        """The scripted and submitted ones to admit at this boundary."""
         commands = (*self._plan.commands.get(tick, ()), *self._submitted, *self._inbox.admit())
         self._submitted = []
         for command in commands:
             if command.id in self._machine.state.desk.served:
                 self._inbox.settle(command.id)
         return commands
+
+    def _reloaded(self, told: Mapping[str, Any] | None) -> Reloaded | None:
+        """What the limits file newly says at this boundary: what its record holds if there is one, else the file."""
+        if self._lookout is None:
+            return None
+        if told is not None:
+            return self._lookout.recall(told.get("limits"))
+        return self._lookout.look(self._machine.reloaded)
 
     def _carry_out(self, message: OptimiserMessage) -> Approved:
         approved = Approved.nothing()

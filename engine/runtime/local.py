@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +15,7 @@ from engine.runtime.hosts import OptimiserHost, Records, Report, ShardHost
 from engine.runtime.interrupts import Interrupts
 from engine.runtime.pace import Pace
 from engine.runtime.plan import Moment, Plan, partition
-from engine.runtime.store import LEDGER
+from engine.runtime.store import LEDGER, Fence
 from engine.runtime.tables import Recorder, Totals
 
 IN_FLIGHT = 4
@@ -37,11 +38,12 @@ Watcher = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The two digests of a finished run, and what happened in it."""
+    """The two digests of a finished run, and what happened in it; `epoch` is the ledger's in which it ended."""
 
     metrics_digest: str
     ledger_digest: str
     totals: Totals
+    epoch: int
 
 
 class LostError(Exception):
@@ -56,8 +58,11 @@ class Cast(Protocol):
         """How it keeps campaigns apart; states go to casts of the same layout alone."""
         ...
 
-    def restore(self, states: Sequence[bytes] | None) -> None:
-        """Bring all to a checkpoint, or to the beginning; whoever is gone is there again."""
+    def restore(self, states: Sequence[bytes] | None) -> int:
+        """Bring all to a checkpoint, or to the beginning; whoever is gone is there again.
+
+        It gives the epoch in which the optimiser holds the ledger.
+        """
         ...
 
     def states(self) -> list[Any]:
@@ -97,12 +102,14 @@ def carry_out(
 
     Losing a process and losing the driver are one case: everybody goes back to the last checkpoint, the rounds that the
     ledger holds after it are decided again and compared with it, and spans that the tables hold are not taken twice.
+    Where the ledger was taken up anew the tables go back too: another process may have had the folder meanwhile.
     """
-    try:
-        with Interrupts() as interrupts:
-            return _carry_out(plan, cast, folder, watch, every, pace, interrupts)
-    finally:
-        cast.release()
+    with ExitStack() as ends:
+        ends.callback(cast.release)
+        if pace:
+            ends.callback(pace.end)
+        interrupts = ends.enter_context(Interrupts())
+        return _carry_out(plan, cast, folder, watch, every, pace, interrupts)
 
 
 def _carry_out(
@@ -114,26 +121,31 @@ def _carry_out(
     pace: Pace | None,
     interrupts: Interrupts,
 ) -> Outcome:
-    checkpoints = Checkpoints(folder, every, plan.rehearsal)
-    recorder = Recorder(folder, plan.campaigns, plan.grid, plan.rehearsal)
-    losses, reached, ours = 0, 0, False
+    fence = Fence(folder / LEDGER)
+    checkpoints = Checkpoints(folder, every, plan.rehearsal, fence)
+    recorder = Recorder(folder, plan.campaigns, plan.grid, plan.rehearsal, fence)
+    losses, reached = 0, 0
     while True:
         begins = checkpoints.latest(cast.layout, recorder.holds)
         try:
-            cast.restore(begins.hosts if begins else None)
-            if not ours:  # the ledger is held, so nobody else writes into the folder
-                recorder.restore(begins.recorder if begins else None)
-                checkpoints.forget_after(begins)
-                ours = True
-            outcome = _Drive(plan, cast, recorder, checkpoints, watch, pace, interrupts).run(begins)
+            epoch = cast.restore(begins.hosts if begins else None)
+            if epoch != fence.epoch:  # held anew: meanwhile somebody else may have written into the folder
+                fence.epoch = epoch
+                with fence():
+                    recorder.restore(begins.recorder if begins else None)
+                    checkpoints.forget_after(begins)
+                if pace:
+                    pace.begin(folder, epoch)
+            drive = _Drive(plan, cast, recorder, checkpoints, watch, pace, interrupts)
+            metrics_digest, ledger_digest = drive.run(begins)
         except LostError:
             losses = 0 if recorder.tick > reached else losses + 1
-            reached = recorder.tick
+            reached = max(reached, recorder.tick)
             if losses > LOSSES:
                 raise
         else:
             recorder.finish()
-            return outcome
+            return Outcome(metrics_digest, ledger_digest, recorder.totals, epoch)
 
 
 class _Flying(NamedTuple):
@@ -173,8 +185,8 @@ class _Drive:
         self._interrupts = interrupts
         self._flying: deque[_Flying] = deque()
 
-    def run(self, begins: Checkpoint | None) -> Outcome:
-        """Go from a checkpoint, or from the beginning, to the end."""
+    def run(self, begins: Checkpoint | None) -> tuple[str, str]:
+        """Go from a checkpoint, or from the beginning, to the end; the digests of metrics and ledger."""
         plan, cast, recorder = self._plan, self._cast, self._recorder
         approved: Any = begins.approved if begins else Approved.nothing()
         spans = plan.spans()
@@ -195,7 +207,7 @@ class _Drive:
             self._land()
         header = {"metrics_digest": recorder.digest, "totals": recorder.totals.as_dict()}
         ledger_digest = cast.close(plan.grid.ticks - 1, header, reports)
-        return Outcome(recorder.digest, ledger_digest, recorder.totals)
+        return recorder.digest, ledger_digest
 
     def _keep_pace(self, from_tick: int, to_tick: int) -> None:
         """In a paced run: what is known is told, and the decision waits until its boundary has come."""
@@ -234,19 +246,30 @@ class LocalRunner:
     checkpoint_every:
         Spans between two checkpoints; nor on this.
     pace:
-        Slows the run down; nor on this, but for what people command meanwhile.
+        Slows the run down; nor on this, but for what people command meanwhile, and the freezes of a lost lease.
+    take_over:
+        Whether to take a run over from a process that holds it and whose lease has lapsed.
     """
 
-    def __init__(self, shards: int = 1, checkpoint_every: int = EVERY, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        shards: int = 1,
+        checkpoint_every: int = EVERY,
+        pace: Pace | None = None,
+        *,
+        take_over: bool = False,
+    ) -> None:
+        self._take_over = take_over
         self._shards = shards
         self._checkpoint_every = checkpoint_every
         self._pace = pace
 
     def run(self, plan: Plan, folder: Path, watch: Watcher | None = None) -> Outcome:
         """Carry the plan out, or on from where the folder stands, leaving ledger and tables in it."""
-        return carry_out(
-            plan, _LocalCast(plan, self._shards, folder), folder, watch, self._checkpoint_every, self._pace
-        )
+        clock = self._pace.clock if self._pace else None
+        optimiser = OptimiserHost(plan, str(folder / LEDGER), clock, take_over=self._take_over)
+        cast = _LocalCast(plan, self._shards, optimiser)
+        return carry_out(plan, cast, folder, watch, self._checkpoint_every, self._pace)
 
 
 class _LocalCast:
@@ -256,15 +279,16 @@ class _LocalCast:
     def layout(self) -> str:
         return f"{len(self._shards)} shards"
 
-    def __init__(self, plan: Plan, shards: int, folder: Path) -> None:
-        self._optimiser = OptimiserHost(plan, str(folder / LEDGER))
+    def __init__(self, plan: Plan, shards: int, optimiser: OptimiserHost) -> None:
+        self._optimiser = optimiser
         self._shards = [ShardHost(plan, members) for members in partition(plan.campaigns, shards)]
 
-    def restore(self, states: Sequence[bytes] | None) -> None:
+    def restore(self, states: Sequence[bytes] | None) -> int:
         of_optimiser, *of_shards = [*states] if states else [None] * (1 + len(self._shards))
-        self._optimiser.restore(of_optimiser)
+        epoch = self._optimiser.restore(of_optimiser)
         for shard, state in zip(self._shards, of_shards, strict=True):
             shard.restore(state)
+        return epoch
 
     def states(self) -> list[bytes]:
         return [self._optimiser.state(), *(shard.state() for shard in self._shards)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,24 @@ def unrehearsed(moment: Moment, number: int) -> None:
 
 
 @dataclass(frozen=True)
+class LimitsFile:
+    """A file of limits that may change while the run goes on.
+
+    `path` is absolute, on the optimiser's machine; `read` makes limits of its text, or raises a BadInput.
+    """
+
+    path: Path
+    read: Callable[[str], Limits]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run, ready to be carried out by any runner with the same result.
 
     Parameters
     ----------
+    limits:
+        Those in force from the beginning; where there is a limits file, until it gives others.
     source:
         Makes the event source of some campaigns (ascending positions, whole markets); called where they live.
     decision_every:
@@ -58,6 +72,8 @@ class Plan:
         People's commands by the tick at whose close they are admitted.
     people:
         Who may command, and in which roles.
+    limits_file:
+        Looked at on every boundary; None: the limits stay as they are.
     header:
         What the ledger's opening tells of the run: its configuration, seed and versions.
     trial:
@@ -76,6 +92,7 @@ class Plan:
     decision_every: int = 1
     commands: Mapping[int, tuple[Command, ...]] = field(default_factory=dict)
     people: Mapping[str, frozenset[Role]] = field(default_factory=dict)
+    limits_file: LimitsFile | None = None
     header: Mapping[str, Any] = field(default_factory=dict)
     trial: Trial | None = None
     rehearsal: Rehearsal = unrehearsed

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
@@ -39,6 +40,7 @@ from engine.runtime.records import (
     times,
     words,
 )
+from engine.runtime.store import Fenced
 from engine.units import Int64, TickGrid
 
 _ROWS_PER_GROUP = 100_000
@@ -62,6 +64,7 @@ ACTIONS = pa.schema(
         ("creative", pa.string()),
         ("old", pa.int64()),
         ("wanted", pa.int64()),
+        ("raw", pa.int64()),  # what was asked for where it was clipped to `wanted`; null where it was not
         ("offer", pa.int64()),
         ("outcome", pa.string()),  # applied, stale, recorded, pending, needs_approval or refused
         ("reason", pa.string()),
@@ -101,11 +104,14 @@ class Totals:
 class _Table:
     """A Parquet file that grows by row groups of a sensible size, and is in its place once it is closed."""
 
-    def __init__(self, path: Path, schema: pa.Schema, rehearsal: Rehearsal) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, schema: pa.Schema, rehearsal: Rehearsal, fence: Fenced) -> None:
         self._path = path
         self._draft = path.with_name(path.name + _DRAFT)
-        self._writer = pq.ParquetWriter(self._draft, schema, compression="zstd")
+        self._fence = fence
+        with fence():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._draft.unlink(missing_ok=True)  # a predecessor may hold it open still
+            self._writer = pq.ParquetWriter(self._draft, schema, compression="zstd")
         self._schema = schema
         self._waiting: list[pa.Table] = []
         self._rows = 0
@@ -122,10 +128,13 @@ class _Table:
         """Put the file in its place, durably; its size."""
         self._flush()
         self._writer.close()
-        with self._draft.open("rb") as file:
+        with self._fence():
+            written = self._draft.open("rb")
+        with written as file:
             os.fsync(file.fileno())
         self._rehearsal(Moment.IN_TABLE, tick)
-        self._draft.replace(self._path)
+        with self._fence():
+            self._draft.replace(self._path)
         return self._path.stat().st_size
 
     def _flush(self) -> None:
@@ -154,12 +163,13 @@ class Recorder:
     neither on how campaigns were grouped nor on how ticks were cut into spans, and goes on from any of them.
 
     Files grow in segments that `cut` closes, so that what a checkpoint speaks of is on the disk; `finish` joins the
-    segments of the metrics into one table.
+    segments of the metrics into one table. Behind the fence an older optimiser of the run writes none.
     """
 
     def __init__(
-        self, folder: Path, campaigns: CampaignSet, grid: TickGrid, rehearsal: Rehearsal = unrehearsed
+        self, folder: Path, campaigns: CampaignSet, grid: TickGrid, rehearsal: Rehearsal, fence: Fenced
     ) -> None:
+        self._fence = fence
         self._campaigns = campaigns
         self._grid = grid
         self._folder = folder
@@ -222,7 +232,7 @@ class Recorder:
     def finish(self) -> None:
         """Close the last segments, and join those of the metrics into `metrics.parquet`."""
         self.cut()
-        joined = _Table(self._folder / "metrics.parquet", METRICS, self._rehearsal)
+        joined = _Table(self._folder / "metrics.parquet", METRICS, self._rehearsal, self._fence)
         for part in sorted(name for name in self._segments if name.startswith("metrics/")):
             for rows in pq.ParquetFile(self._folder / part, memory_map=True).iter_batches(use_threads=False):
                 joined.add(pa.Table.from_batches([rows]))
@@ -234,7 +244,8 @@ class Recorder:
 
     def _table(self, name: str, schema: pa.Schema) -> _Table:
         if name not in self._open:
-            self._open[name] = _Table(self._folder / _segment(name, self._segment), schema, self._rehearsal)
+            path = self._folder / _segment(name, self._segment)
+            self._open[name] = _Table(path, schema, self._rehearsal, self._fence)
         return self._open[name]
 
     def _metric_columns(self, first_tick: int, values: Int64) -> dict[str, Any]:
@@ -269,9 +280,10 @@ def write_actions(
     campaigns: CampaignSet,
     grid: TickGrid,
     rehearsal: Rehearsal = unrehearsed,
+    fence: Fenced = nullcontext,
 ) -> dict[str, int]:
     """Write every judged row of a ledger, with what became of it; returns the number of rows per outcome."""
-    table = _Table(path, ACTIONS, rehearsal)
+    table = _Table(path, ACTIONS, rehearsal, fence)
     counts = np.zeros(len(_BECAME), dtype=np.int64)
     rolled_back = 0
     for record, decoded, results in _judged(records):
@@ -312,9 +324,6 @@ def _action_columns(
     record: Record, decoded: Round, became: Int64, campaigns: CampaignSet, grid: TickGrid
 ) -> dict[str, Any]:
     judged, rows = decoded.judged, len(became)
-    offer, no_offer = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=np.bool_)
-    offer[decoded.offers["row"]] = decoded.offers["offer"]
-    no_offer[decoded.offers["row"]] = False
     action = (np.int64(record.sequence) << ROW_BITS) + np.arange(rows)
     reason = np.where(judged["reason"] == Reason.NONE, -1, judged["reason"].astype(np.int64))
     notes = decoded.header["notes"]
@@ -328,14 +337,23 @@ def _action_columns(
         "creative": _spelt(_cells(judged, campaigns), campaigns.creatives),
         "old": judged["old"],
         "wanted": judged["wanted"],
-        "offer": pa.array(offer, mask=no_offer),
+        "raw": _sparse(rows, decoded.clipped["row"], decoded.clipped["raw"]),
+        "offer": _sparse(rows, decoded.offers["row"], decoded.offers["offer"]),
         "outcome": _spelt(became, _BECAME),
-        "reason": _spelt(reason, [explain(each) for each in Reason]),
+        "reason": _spelt(reason, _REASONS),
         "source": _spelt(judged["source"], _names(Source)),
         "proposer": _spelt(judged["note"], [proposer for proposer, _ in notes]),
         "note": _spelt(judged["note"], [text for _, text in notes]),
         "base_version": judged["base_version"].astype(np.int64),
     }
+
+
+def _sparse(rows: int, places: NDArray[Any], values: NDArray[Any]) -> pa.Array:
+    """A column that has the values at their places, and null elsewhere."""
+    column, absent = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=np.bool_)
+    column[places] = values
+    absent[places] = False
+    return pa.array(column, mask=absent)
 
 
 def _segment(table: str, first_tick: int) -> str:
@@ -364,3 +382,5 @@ def _names(numbered: type[IntEnum]) -> list[str]:
 
 _BECAME = [*_names(Outcome), *_names(Result)]
 """Words for what became of a row: the guard's answers, then the results of what it approved."""
+_REASONS = [explain(number) if number in list(Reason) else str(number) for number in range(max(Reason) + 1)]
+"""Words for reasons by their numbers, which have gaps."""

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from engine.errors import BadInput
 from experiments.config.checks import problems
+from experiments.config.limits import with_limits
 from experiments.config.models import (
     SCHEMA_VERSION,
     AuctionLog,
@@ -27,15 +28,17 @@ from experiments.config.models import (
     members,
     opening_tick,
 )
-from experiments.config.problems import Problem, from_pydantic, refusal, show
+from experiments.config.problems import check_version, from_pydantic, refusal, show
 from experiments.config.reading import document
 from experiments.config.steering import (
     CommandSpec,
-    Constant,
+    ConstantBids,
     DailyBudgets,
     EcpcPid,
     Edit,
+    EvenPacing,
     EvenPi,
+    Fallback,
     Gains,
     Mandate,
     PidGains,
@@ -44,7 +47,9 @@ from experiments.config.steering import (
     Script,
     Switch,
     Target,
+    TrafficAwarePacing,
     TrafficAwarePi,
+    UsersPolicy,
     Window,
 )
 from experiments.config.values import nearest
@@ -74,6 +79,9 @@ _SOURCES: dict[str, type[SimulationConfig] | type[ReplayConfig]] = {
 def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
     """Read a configuration from a YAML file, or take it as a mapping (what `run.json` holds is one).
 
+    The path of its limits file comes out absolute: a file's is relative to its own folder, a mapping's to the working
+    directory.
+
     Raises
     ------
     BadInput
@@ -91,7 +99,10 @@ def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
         raise BadInput(f"{name}: time.{error}") from None
     if found:
         raise refusal(name, given, found)
-    return config
+    if config.limits_file is None:
+        return config
+    folder = Path() if isinstance(source, Mapping) else Path(source).parent
+    return config.model_copy(update={"limits_file": str((folder / config.limits_file).absolute())})
 
 
 def schema() -> dict[str, Any]:
@@ -102,12 +113,8 @@ def schema() -> dict[str, Any]:
 
 def _model(name: str, given: dict[Any, Any]) -> type[SimulationConfig] | type[ReplayConfig]:
     """The model of the file's `source`, once its schema version is known to be ours."""
-    if "schema_version" not in given:
-        raise BadInput(f"{name}: schema_version is missing: begin with 'schema_version: {SCHEMA_VERSION}'")
-    version, source = given["schema_version"], given.get("source")
-    if version is True or version != SCHEMA_VERSION:
-        rule = f"is not the version this program reads: write {SCHEMA_VERSION}, or use the program that wrote the file"
-        raise BadInput(Problem(("schema_version",), rule, version).sentence(name))
+    check_version(name, given, SCHEMA_VERSION)
+    source = given.get("source")
     if "source" not in given:
         raise BadInput(f"{name}: source is missing: write 'source: simulation' or 'source: replay'")
     if not isinstance(source, str) or source not in _SOURCES:
@@ -122,13 +129,15 @@ __all__ = [
     "AuctionLog",
     "BinLog",
     "CommandSpec",
-    "Constant",
+    "ConstantBids",
     "Conversions",
     "Creative",
     "DailyBudgets",
     "EcpcPid",
     "Edit",
+    "EvenPacing",
     "EvenPi",
+    "Fallback",
     "Gains",
     "HardLimits",
     "LimitOverrides",
@@ -151,7 +160,9 @@ __all__ = [
     "Switch",
     "Target",
     "Traffic",
+    "TrafficAwarePacing",
     "TrafficAwarePi",
+    "UsersPolicy",
     "Window",
     "boundary_tick",
     "limits_of",
@@ -160,4 +171,5 @@ __all__ = [
     "opening_tick",
     "schema",
     "shares_ppm",
+    "with_limits",
 ]

@@ -20,11 +20,16 @@ from experiments.config.models import (
 from experiments.config.problems import Path, Problem
 from experiments.config.steering import (
     CommandSpec,
+    ConstantBids,
     DailyBudgets,
+    PolicySpec,
     Proposal,
+    UsersPolicy,
 )
 from experiments.config.values import nearest, time_text
 from experiments.config.world import (
+    HardLimits,
+    LimitOverrides,
     SimulatedCampaign,
     shares_sum,
 )
@@ -36,13 +41,14 @@ def problems(config: RunConfig) -> Iterator[Problem]:
     if off_grid:  # without a calendar no time can be checked
         yield from off_grid
         return
-    yield from _limits(config)
+    yield from bounds(config, config.limits)
     for campaign in config.campaigns:
         yield from _campaign(config, campaign)
     yield from _account_budget(config)
-    yield from _chosen(config)
+    yield from _fallbacks(config)
+    yield from _chosen(config, "policies")
     yield from _one_policy_per_knob(config)
-    yield from _one_mandate_per_knob(config)
+    yield from mandates(config)
     yield from _script(config)
     yield from _score(config)
     if isinstance(config, SimulationConfig):
@@ -59,8 +65,9 @@ def _start(config: RunConfig) -> Iterator[Problem]:
         yield Problem(("time", "start"), f"does not exist in {config.account.zone}: choose an hour later", start)
 
 
-def _limits(config: RunConfig) -> Iterator[Problem]:
-    places: list[tuple[Path, object, object]] = [(("limits",), config.limits, config.limits)]
+def bounds(config: RunConfig, stated_for_all: HardLimits | LimitOverrides) -> Iterator[Problem]:
+    """Minima above maxima, each named where the file states it."""
+    places: list[tuple[Path, object, object]] = [(("limits",), stated_for_all, config.limits)]
     for name, campaign in config.campaigns.items():
         places.append((("campaigns", name, "limits"), campaign.limits, limits_of(config, name)))
     for path, stated, limits in places:
@@ -105,12 +112,17 @@ def _account_budget(config: RunConfig) -> Iterator[Problem]:
         yield Problem(("account", "budget_micros"), rule, cap)
 
 
-def _chosen(config: RunConfig) -> Iterator[Problem]:
-    for part in ("policies", "mandates"):
-        for position, entry in enumerate(getattr(config, part)):
-            if entry.campaigns != "all":
-                for place, name in enumerate(entry.campaigns):
-                    yield from _known_campaign(config, (part, position, "campaigns", place), name)
+def _chosen(config: RunConfig, part: str) -> Iterator[Problem]:
+    for position, entry in enumerate(getattr(config, part)):
+        if entry.campaigns != "all":
+            for place, name in enumerate(entry.campaigns):
+                yield from _known_campaign(config, (part, position, "campaigns", place), name)
+
+
+def mandates(config: RunConfig) -> Iterator[Problem]:
+    """Mandates for nobody, for a knob twice, or beyond the run."""
+    yield from _chosen(config, "mandates")
+    yield from _one_mandate_per_knob(config)
     for position, mandate in enumerate(config.mandates):
         if len(set(mandate.knobs)) < len(mandate.knobs):
             yield Problem(
@@ -127,16 +139,32 @@ def _known_campaign(config: RunConfig, path: Path, name: str) -> Iterator[Proble
         yield Problem(path, f"is not a campaign of this file: {nearest(name, list(config.campaigns))}", name)
 
 
+def _fallbacks(config: RunConfig) -> Iterator[Problem]:
+    for position, policy in enumerate(config.policies):
+        if isinstance(policy, UsersPolicy) and policy.fallback is not None and not policy.clip:
+            rule = "needs 'clip: true', since no other policy is ever suspended: add it or remove the fallback"
+            yield Problem(("policies", position, "fallback"), rule)
+
+
 def _one_policy_per_knob(config: RunConfig) -> Iterator[Problem]:
     holders: dict[tuple[str, str], int] = {}
     for position, policy in enumerate(config.policies):
-        knob = "budget" if isinstance(policy, DailyBudgets) else "bid"
+        knob = _knob(policy)
+        if knob is None:
+            continue
         for name in members(config, policy.campaigns):
             holder = holders.setdefault((name, knob), position)
             if holder != position:
                 rule = f"gives the {knob} of {name} a second policy after policies[{holder}]: name other campaigns"
                 yield Problem(("policies", position, "campaigns"), rule, policy.campaigns)
                 break
+
+
+def _knob(policy: PolicySpec) -> str | None:
+    """What a policy moves; of one of the user's own, what its fallback would move, since only that is known."""
+    if isinstance(policy, UsersPolicy):
+        return "bid" if policy.clip and not isinstance(policy.fallback, ConstantBids) else None
+    return "budget" if isinstance(policy, DailyBudgets) else "bid"
 
 
 def _one_mandate_per_knob(config: RunConfig) -> Iterator[Problem]:

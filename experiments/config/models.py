@@ -84,6 +84,8 @@ class _Common(Model):
     mandates: tuple[Mandate, ...] = ()
     windows: tuple[Window, ...] = ()
     limits: HardLimits
+    delay_horizon_hours: Annotated[float, Field(gt=0, le=720)] = 24
+    limits_file: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
     approver: Literal["none", "scripted"] = "none"
     people: dict[Id, Annotated[tuple[Literal["approver", "operator"], ...], Field(min_length=1)]] = Field(
         default_factory=dict

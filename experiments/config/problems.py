@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time
 from inspect import isclass
 from types import UnionType
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from engine.errors import BadInput
+from experiments.config.steering import UsersPolicy
 from experiments.config.values import ID_RULE, nearest
 
 Path: TypeAlias = tuple[Any, ...]
@@ -38,6 +39,16 @@ def refusal(name: str, document: Any, problems: Iterable[Problem]) -> BadInput:
     ordered = sorted(problems, key=lambda problem: _position(document, problem.path))
     others = f" (and {len(ordered) - 1} more)" if len(ordered) > 1 else ""
     return BadInput(ordered[0].sentence(name) + others)
+
+
+def check_version(name: str, document: Mapping[Any, Any], ours: int) -> None:
+    """Refuse a file of another schema version, before anything else in it is looked at."""
+    if "schema_version" not in document:
+        raise BadInput(f"{name}: schema_version is missing: begin with 'schema_version: {ours}'")
+    version = document["schema_version"]
+    if version is True or version != ours:
+        rule = f"is not the version this program reads: write {ours}, or use the program that wrote the file"
+        raise BadInput(Problem(("schema_version",), rule, version).sentence(name))
 
 
 def show(value: Any) -> str:
@@ -79,10 +90,11 @@ def _problem(error: ErrorDetails, path: Path, model: type[BaseModel]) -> Problem
     if kind == "extra_forbidden":
         return Problem(path, f"is not a known key: {nearest(path[-1], _keys_at(model, error['loc'][:-1]))}", value)
     if kind == "union_tag_not_found":
-        return Problem((*path, details["discriminator"].strip("'")), "is missing: add it")
+        return Problem((*path, details["discriminator"].strip("'()")), "is missing: add it")
     if kind == "union_tag_invalid":
-        tag = details["discriminator"].strip("'")
+        tag = details["discriminator"].strip("'()")
         known = [choice.strip("'") for choice in details["expected_tags"].split(", ")]
+        known = [choice for choice in known if choice != UsersPolicy.__name__]
         return Problem((*path, tag), f"is not a known {tag}: {nearest(details['tag'], known)}", details["tag"])
     if kind == "invalid_key" or error["loc"][-1:] == ("[key]",):
         quotes = f"must be text: write it in quotes, '{show(path[-1])}'"
@@ -181,7 +193,7 @@ def _inside(annotation: Any, part: Any) -> Iterator[Any]:
             fields = option.model_fields
             if part in fields:
                 yield fields[part].annotation
-            elif any(
+            elif part == option.__name__ or any(
                 get_origin(field.annotation) is Literal and part in get_args(field.annotation)
                 for field in fields.values()
             ):

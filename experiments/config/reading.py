@@ -40,7 +40,12 @@ def document(source: Path | Mapping[str, Any]) -> tuple[str, dict[Any, Any]]:
     if isinstance(source, Mapping):
         return "configuration", _table("configuration", source)
     name = str(source)
-    return name, _table(name, _parsed(name, _text(name, Path(source))))
+    return name, table(name, _text(name, Path(source)))
+
+
+def table(name: str, text: str, remedy: str = EXAMPLE) -> dict[Any, Any]:
+    """What a YAML text says, called `name` in an error; `remedy` is how to begin anew."""
+    return _table(name, _parsed(name, text, remedy), remedy)
 
 
 def _text(name: str, path: Path) -> str:
@@ -55,7 +60,7 @@ def _text(name: str, path: Path) -> str:
         raise BadInput(f"{name} cannot be read ({reason}): give the path of a YAML file") from None
 
 
-def _parsed(name: str, text: str) -> Any:
+def _parsed(name: str, text: str, remedy: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - derived from the safe loader
     except BadInput as error:
@@ -67,23 +72,23 @@ def _parsed(name: str, text: str) -> Any:
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise BadInput(f"{name} is not YAML ({what[:120]}): correct it, or {EXAMPLE}") from None
+        raise BadInput(f"{name} is not YAML ({what[:120]}): correct it, or {remedy}") from None
 
 
 def _line(mark: Any) -> str:
     return f"line {mark.line + 1}" if mark else "somewhere"
 
 
-def _table(name: str, parsed: Any) -> dict[Any, Any]:
+def _table(name: str, parsed: Any, remedy: str = EXAMPLE) -> dict[Any, Any]:
     if parsed is None or (isinstance(parsed, Mapping) and not parsed):
-        raise BadInput(f"{name} is empty: {EXAMPLE}")
+        raise BadInput(f"{name} is empty: {remedy}")
     if not isinstance(parsed, Mapping):
         kind = "a list" if isinstance(parsed, list) else "a single value"
         raise BadInput(f"{name} holds {kind} where a table of keys is expected: begin with 'schema_version: 1'")
     try:
         return {key: _plain(value) for key, value in parsed.items()}
     except RecursionError:
-        raise BadInput(f"{name} is nested too deeply: {EXAMPLE}") from None
+        raise BadInput(f"{name} is nested too deeply: {remedy}") from None
 
 
 def _plain(value: Any) -> Any:

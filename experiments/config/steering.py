@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from agents import classic, ecpc
 from engine.messages import CommandKind
@@ -13,7 +13,9 @@ from experiments.config.values import (
     Change,
     Chosen,
     Day,
+    DottedClass,
     Micros,
+    Options,
     PositiveMicros,
     Ratio,
     Text,
@@ -32,28 +34,47 @@ class Gains(Model):
     integral: Annotated[float, Field(ge=0, le=100)] = classic.Gains.integral
 
 
-class Constant(Model):
+class ConstantBids(Model):
     """Keeps every bid as it is."""
 
     policy: Literal["constant"]
-    campaigns: Chosen
 
 
-class EvenPi(Model):
+class EvenPacing(Model):
     """Paces spend evenly over the budget's period by moving bids."""
 
     policy: Literal["even_pi"]
-    campaigns: Chosen
     gains: Gains = Gains()
 
 
-class TrafficAwarePi(Model):
+class TrafficAwarePacing(Model):
     """Paces spend along an expected traffic curve by moving bids."""
 
     policy: Literal["traffic_aware_pi"]
-    campaigns: Chosen
     traffic: Traffic
     gains: Gains = Gains()
+
+
+Fallback: TypeAlias = Annotated[ConstantBids | EvenPacing | TrafficAwarePacing, Field(discriminator="policy")]
+"""Who bids in place of a suspended policy, for the same campaigns."""
+
+
+class Constant(ConstantBids):
+    """Keeps some campaigns' bids as they are."""
+
+    campaigns: Chosen
+
+
+class EvenPi(EvenPacing):
+    """Paces some campaigns' spend evenly."""
+
+    campaigns: Chosen
+
+
+class TrafficAwarePi(TrafficAwarePacing):
+    """Paces some campaigns' spend along an expected traffic curve."""
+
+    campaigns: Chosen
 
 
 class DailyBudgets(Model):
@@ -83,8 +104,40 @@ class EcpcPid(Model):
     clip: tuple[Annotated[float, Field(ge=-20, le=0)], Annotated[float, Field(ge=0, le=20)]] = ecpc.EcpcPid.clip
 
 
+class UsersPolicy(Model):
+    """A policy of the user's own: a class in a module that Python can import, made with `options`.
+
+    clip:
+        Takes values that the guard refuses to its nearest offer, and suspends the policy after 100 actions out of range
+        in a row (`engine.shield`); otherwise they stay refused.
+    fallback:
+        Who bids from then on; None: traffic-aware pacing along the one curve that all markets of the campaigns have,
+        where they have one, else even pacing.
+    """
+
+    policy: DottedClass
+    campaigns: Chosen
+    options: Options = Field(default_factory=dict)
+    clip: bool = False
+    fallback: Fallback | None = None
+
+
+def policy(entry: object) -> str | None:
+    """Which model an entry of `policies` is of: a built-in policy's by its name, the user's own by its colon."""
+    name = entry.get("policy", ...) if isinstance(entry, dict) else getattr(entry, "policy", ...)
+    if name is ...:
+        return None
+    return UsersPolicy.__name__ if ":" in str(name) else str(name)
+
+
 PolicySpec: TypeAlias = Annotated[
-    Constant | EvenPi | TrafficAwarePi | DailyBudgets | EcpcPid, Field(discriminator="policy")
+    Annotated[Constant, Tag("constant")]
+    | Annotated[EvenPi, Tag("even_pi")]
+    | Annotated[TrafficAwarePi, Tag("traffic_aware_pi")]
+    | Annotated[DailyBudgets, Tag("daily_budgets")]
+    | Annotated[EcpcPid, Tag("ecpc_pid")]
+    | Annotated[UsersPolicy, Tag(UsersPolicy.__name__)],
+    Discriminator(policy),
 ]
 
 

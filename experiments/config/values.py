@@ -10,6 +10,7 @@ import re
 from datetime import date, datetime, time
 from difflib import get_close_matches
 from fractions import Fraction
+from math import isfinite
 from typing import Annotated, Any, Final, Literal, TypeAlias
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -21,6 +22,7 @@ from engine.units import MAX_MICROS, PPM
 _PERCENT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
 _CHANGE = re.compile(r"([+-][0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
 _FRACTION = re.compile(r"[0-9]{1,6}(?:/[0-9]{1,6}|\.[0-9]{1,6})?")
+_CLASS = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 _DAY_MINUTES = 24 * 60
 _FIRST_YEAR, _LAST_YEAR = 1970, 2200
@@ -146,6 +148,26 @@ def _chosen(value: Any) -> Literal["all"] | tuple[str, ...]:
     return tuple(value)
 
 
+def _dotted_class(value: Any) -> str:
+    if not isinstance(value, str) or not _CLASS.fullmatch(value):
+        raise refuse("must be module:Class: write my_agents:Greedy")
+    return value
+
+
+def _options(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) and key.isidentifier() for key in value):
+        raise refuse("must be a table of the class's own parameters: write {name: value}")
+    if not all(_is_plain(inner) for inner in value.values()):
+        raise refuse("must hold finite numbers, text, true, false, null or lists of these: write {name: 0.5}")
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_plain(inner) for inner in value)
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
+
+
 def _budget_or_log(value: Any) -> int | Literal["log"]:
     if value == "log":
         return "log"
@@ -229,6 +251,16 @@ Chosen: TypeAlias = Annotated[
     PlainValidator(_chosen),
     PlainSerializer(_chosen_text, when_used="json"),
     WithJsonSchema(_CHOSEN_SCHEMA),
+]
+DottedClass: TypeAlias = Annotated[
+    str,
+    PlainValidator(_dotted_class),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"}),
+]
+Options: TypeAlias = Annotated[
+    dict[str, Any],
+    PlainValidator(_options),
+    WithJsonSchema({"type": "object", "description": "the constructor's parameters by name"}),
 ]
 BudgetOrLog: TypeAlias = Annotated[
     int | Literal["log"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import time
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,7 @@ from experiments.config.values import (
 Auction: TypeAlias = Literal["second_price", "first_price"]
 ChargingBasis: TypeAlias = Literal["per_impression", "per_click"]
 BudgetPeriod: TypeAlias = Literal["day", "flight"]
+Bounds = TypeVar("Bounds", "HardLimits", "LimitOverrides")
 
 
 class Model(BaseModel):
@@ -124,8 +125,8 @@ class LimitOverrides(Model):
     min_budget_micros: PositiveMicros | None = None
     max_budget_micros: PositiveMicros | None = None
 
-    def over(self, limits: HardLimits) -> HardLimits:
-        """The account's limits with these in their place."""
+    def over(self, limits: Bounds) -> Bounds:
+        """Other limits with these in their place."""
         return limits.model_copy(update=self.model_dump(exclude_none=True))
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import BadInput
+from engine.runtime.store import LEDGER, read_ledger
 from experiments.report import decisions as decided
 from experiments.report import figures
-from experiments.report.data import page_data
+from experiments.report.data import close_up, page_data
+from experiments.telling import tell_all
 
 if TYPE_CHECKING:
     from experiments.runs import Run
@@ -28,14 +30,17 @@ def report(run: Run) -> Path:
 
     table = figures.read(run)
     calendar = decided.Calendar(table.local, table.config.time.tick_minutes)
-    found = decided.decisions(run.actions, calendar)
-    told = decided.commands(run.folder, table.ids, calendar)
+    found, rounds = decided.decisions(run.actions, calendar), decided.headers(run.folder)
+    told = decided.commands(rounds, table.ids, calendar)
     decided.answer(found, told, calendar)
-    data = page_data(table, found, told, supported=bool(run.info["support"]))
+    decided.judge(found, rounds, calendar)
+    alarms = decided.alarms(rounds, table.ids, calendar)
+    stories = tell_all(read_ledger(run.folder / LEDGER), [table.ids[place] for place in close_up(table)])
+    data = page_data(table, found, told, alarms, stories, supported=bool(run.info["support"]))
     path = run.folder / REPORT
     draft = path.with_suffix(".html.new")
     try:
-        draft.write_text(page(run, table, data, found), encoding="utf-8", newline="\n")
+        draft.write_text(page(run, table, data, found, alarms), encoding="utf-8", newline="\n")
         draft.replace(path)
     except OSError as error:
         raise BadInput(f"{path} cannot be written ({error.strerror}): make room or give the folder back") from None

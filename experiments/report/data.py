@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
@@ -18,13 +18,17 @@ from engine.runtime.hosts import STEADY
 from engine.units import Int64, TickGrid
 from experiments.config import EvenPi, RunConfig, SimulationConfig, TrafficAwarePi, limits_of, members
 from experiments.report.bins import Bins
-from experiments.report.decisions import Calendar, Command, Decision
+from experiments.report.decisions import Alarm, Calendar, Command, Decision
 from experiments.report.figures import Table, Values, counted, outside_support, rates, shortened
+from experiments.report.story_lines import story_lines
 from experiments.report.text import Words, visible
+from experiments.story import Story
 
 MOST_CLOSE_BINS = 150_000
 """Bins of all campaigns together that a page holds close up; campaigns that spent least are left out first."""
 MOST_CHANGES = 150_000
+MOST_BLOCKS = 600
+"""Entries of a campaign's story, from its last day back; the command line tells all."""
 MOST_TOLD = 4_000
 """Decisions in the tables of the whole account."""
 _MOST_FINE_MARKETS = 24
@@ -51,10 +55,18 @@ class PageData:
     details: dict[int, dict[str, Any]]
 
 
-def page_data(table: Table, found: Sequence[Decision], told: Sequence[Command], *, supported: bool) -> PageData:
+def page_data(
+    table: Table,
+    found: Sequence[Decision],
+    told: Sequence[Command],
+    alarms: Sequence[Alarm],
+    stories: Mapping[str, Story],
+    *,
+    supported: bool,
+) -> PageData:
     """Everything that is drawn; campaigns are in the order of their spend."""
-    order = ranked(table)
-    detailed = min(len(order), max(MOST_CLOSE_BINS // len(table.fine), 1))
+    order, shown = ranked(table), close_up(table)
+    detailed = len(shown)
     words = Words()
     ranks = {table.ids[place]: rank for rank, place in enumerate(order)}
     unusual = [decision for decision in found if not decision.is_routine][:MOST_TOLD]
@@ -77,7 +89,9 @@ def page_data(table: Table, found: Sequence[Decision], told: Sequence[Command], 
     details = {
         place: _close_up(table, place, changes.get(table.ids[place], []), calendar, supported=supported)
         | _packed(changes.get(table.ids[place], []), words, most)
-        for place in order[:detailed]
+        | _story(stories[table.ids[place]])
+        | {"alerts": [_alarm(each) for each in alarms if each.campaign in {None, table.ids[place]}]}
+        for place in shown
     }
     return PageData(overview | {"words": words.known}, details)
 
@@ -86,6 +100,11 @@ def ranked(table: Table) -> list[int]:
     """Places of the campaigns, the one that spent most first."""
     order: list[int] = np.argsort(-table.counts[:, :, SPEND].sum(axis=0), kind="stable").tolist()
     return order
+
+
+def close_up(table: Table) -> list[int]:
+    """Places of the campaigns that the page shows close up: those that spent most, as many as it can hold."""
+    return ranked(table)[: max(MOST_CLOSE_BINS // len(table.fine), 1)]
 
 
 _EPOCH = np.datetime64("1970-01-01", "us")
@@ -115,6 +134,27 @@ def _by_campaign(found: Sequence[Decision]) -> dict[str, list[Decision]]:
 def _packed(changes: Sequence[Decision], words: Words, most: int) -> dict[str, Any]:
     kept = changes[max(len(changes) - most, 0) :]
     return {"changes": [decision.packed(words) for decision in kept], "left_out": len(changes) - len(kept)}
+
+
+def _story(story: Story) -> dict[str, Any]:
+    """The last days of a campaign's story: date, lines of routine steps, blocks of lines; and how many are left out."""
+    days = story_lines(story)
+    blocks = np.cumsum([len(day.blocks) + len(day.steps) for day in reversed(days)])
+    shown = int(np.searchsorted(blocks, MOST_BLOCKS, side="right"))
+    first = len(days) - max(shown, min(len(days), 1))
+    return {
+        "story": [[day.date, day.steps, day.blocks] for day in days[first:]],
+        "story_records": story.records,
+        "story_left_out": first,
+    }
+
+
+def _alarm(alarm: Alarm) -> list[Any]:
+    """An alert of a campaign's page: whether it is open, and the line that tells of it."""
+    where = "the whole account: " if alarm.campaign is None else ""
+    when = f"since {alarm.since}" if alarm.until is None else f"{alarm.since} to {alarm.until}"
+    closed = f"; closed: {alarm.closed_why}" if alarm.closed_why else ""
+    return [alarm.until is None, f"{when} · {where}{alarm.what}{f': {alarm.why}' if alarm.why else ''}{closed}"]
 
 
 def _campaign(table: Table, place: int, plans: _Plans) -> dict[str, Any]:

@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 
 from engine.actions import Knob
-from engine.guard import EXPLANATIONS
+from engine.alerts import ACCOUNT_WIDE, Alert, AlertLog
 from engine.ledger import RecordKind, decode_round
 from engine.runtime.store import LEDGER, read_ledger
 from engine.units import Int64
 from experiments.report.text import Words, visible
-
-_SENTENCES = {reason.name.lower(): sentence for reason, sentence in EXPLANATIONS.items()}
+from experiments.wording import SENTENCES, explained, of_alert, of_watch
 
 Part: TypeAlias = tuple[str | None, int, int, int | None]
 """Creative (None for a scalar), value in force, value wanted, value offered instead."""
@@ -29,7 +28,8 @@ Part: TypeAlias = tuple[str | None, int, int, int | None]
 class Decision:
     """One judged change: a scalar, or a vector of weights with a part per creative.
 
-    `minutes` is when it acts, or would have, counted from the run's first local midnight.
+    `minutes` is when it acts, or would have, counted from the run's first local midnight; `action` is the id that its
+    watch names it by, if it was approved, and `verdict` what that watch said at last.
     """
 
     tick: int
@@ -43,6 +43,8 @@ class Decision:
     note: str
     parts: list[Part]
     answer: str | None = None
+    action: int | None = None
+    verdict: str | None = None
 
     @property
     def is_routine(self) -> bool:
@@ -51,7 +53,7 @@ class Decision:
 
     def packed(self, words: Words) -> list[Any]:
         """The decision as a list for the page's script: names as places among the words."""
-        names = (self.knob, self.outcome, self.reason, self.source, self.proposer, self.note, self.answer)
+        names = (self.knob, self.outcome, self.reason, self.source, self.proposer, self.note, self.answer, self.verdict)
         scalar = len(self.parts) == 1 and self.parts[0][0] is None
         parts = [[words.place(creative), *values] for creative, *values in self.parts]
         return [self.minutes, *(words.place(name or None) for name in names), *(parts[0][1:] if scalar else [parts])]
@@ -99,14 +101,17 @@ def decisions(actions: pd.DataFrame, calendar: Calendar) -> list[Decision]:
     columns = ("tick", "round", "campaign", "knob", "outcome", "reason", "source", "proposer", "note")
     same = list(zip(*(actions[name].to_list() for name in columns), strict=True))
     creative, old, wanted, offer = (actions[name].to_list() for name in ("creative", "old", "wanted", "offer"))
+    action = actions["action"].astype("Int64").to_list()
     found = []
     for _, group in groupby(range(len(same)), key=lambda row: _vector(same[row], creative[row], row)):
         rows = list(group)
         tick, _, campaign, knob, outcome, reason, source, proposer, note = map(_known, same[rows[0]])
         parts = [(_known(creative[row]), int(old[row]), int(wanted[row]), _whole(offer[row])) for row in rows]
-        why = _SENTENCES.get(reason, reason)
+        why = SENTENCES.get(reason, reason)
         acts = int(calendar.minutes[tick])
-        found.append(Decision(tick, acts, campaign, knob, outcome, why, source, proposer, note, parts))
+        decision = Decision(tick, acts, campaign, knob, outcome, why, source, proposer, note, parts)
+        decision.action = _whole(action[rows[0]])
+        found.append(decision)
     return found
 
 
@@ -123,19 +128,27 @@ def _whole(value: Any) -> int | None:
     return None if _known(value) is None else int(value)
 
 
-def commands(folder: Path, ids: Sequence[str], calendar: Calendar) -> list[Command]:
+Headers: TypeAlias = list[tuple[int, dict[str, Any]]]
+"""Of every round, its tick and what its ledger header tells."""
+
+
+def headers(folder: Path) -> Headers:
+    """What a run's ledger tells beside the judged rows."""
+    rounds = (record for record in read_ledger(folder / LEDGER) if record.kind is RecordKind.ROUND)
+    return [(record.tick, decode_round(record).header) for record in rounds]
+
+
+def commands(rounds: Headers, ids: Sequence[str], calendar: Calendar) -> list[Command]:
     """What people commanded, from the ledger."""
     found = []
-    for record in read_ledger(folder / LEDGER):
-        if record.kind is not RecordKind.ROUND:
-            continue
-        for told in decode_round(record).header["commands"]:
+    for tick, header in rounds:
+        for told in header["commands"]:
             place = told["campaign"]
             of_one = 0 <= place < len(ids)
             found.append(
                 Command(
-                    tick=record.tick,
-                    minutes=int(calendar.minutes[record.tick]),
+                    tick=tick,
+                    minutes=int(calendar.minutes[tick]),
                     kind=told["kind"],
                     by=told["by"],
                     campaign=ids[place] if of_one else None,
@@ -144,6 +157,53 @@ def commands(folder: Path, ids: Sequence[str], calendar: Calendar) -> list[Comma
                 )
             )
     return found
+
+
+def judge(found: Sequence[Decision], rounds: Headers, calendar: Calendar) -> None:
+    """Tell every watched change what its watch said at last."""
+    of_action = {decision.action: decision for decision in found}
+    for tick, header in rounds:
+        for told in header.get("watches", ()):
+            decision = of_action.get(told["action"])
+            if decision is not None:
+                when = calendar.text(int(calendar.minutes[tick]))
+                begins = told["event"] in {"opened", "begun"}
+                said = of_watch(told["event"], told["why"], told.get("control", ""))
+                decision.verdict = f"watched since {when}" if begins else f"{said}, {when}"
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """An alert in words: since and until when, about which campaign (None: the whole account), what and why."""
+
+    since: str
+    until: str | None
+    campaign: str | None
+    what: str
+    why: str
+    closed_why: str
+
+
+def alarms(rounds: Headers, ids: Sequence[str], calendar: Calendar) -> list[Alarm]:
+    """The alerts of a run: the open ones first, the oldest of them on top; then the closed ones, the newest on top."""
+    log = AlertLog()
+    for tick, header in rounds:
+        log.take(tick, header.get("alerts", ()))
+    opened = [alert for alert in log.alerts if alert.closed is None]
+    closed = sorted((alert for alert in log.alerts if alert.closed is not None), key=lambda alert: -(alert.closed or 0))
+    return [_alarm(alert, ids, calendar) for alert in opened + closed]
+
+
+def _alarm(alert: Alert, ids: Sequence[str], calendar: Calendar) -> Alarm:
+    about, until = alert.about, alert.closed
+    return Alarm(
+        since=calendar.text(int(calendar.minutes[alert.opened])),
+        until=None if until is None else calendar.text(int(calendar.minutes[until])),
+        campaign=None if about.campaign == ACCOUNT_WIDE else ids[about.campaign],
+        what=visible(of_alert(about.kind.value, None if about.knob is None else about.knob.name.lower(), about.label)),
+        why=visible(explained(alert.why)),
+        closed_why=visible(explained(alert.closed_why)),
+    )
 
 
 def answer(found: Sequence[Decision], told: Sequence[Command], calendar: Calendar) -> None:

@@ -175,9 +175,9 @@
   };
 
   function decision(packed, campaign) {
-    const [minutes, knob, outcome, reason, source, proposer, note, answer, ...rest] = packed;
+    const [minutes, knob, outcome, reason, source, proposer, note, answer, verdict, ...rest] = packed;
     const parts = Array.isArray(rest[0]) ? rest[0].map(([name, ...values]) => [word(name), ...values]) : [['', ...rest]];
-    const told = { minutes, campaign, knob: word(knob) || 'unknown', outcome: word(outcome), reason: word(reason), source: word(source), proposer: word(proposer), note: word(note), answer: word(answer), parts };
+    const told = { minutes, campaign, knob: word(knob) || 'unknown', outcome: word(outcome), reason: word(reason), source: word(source), proposer: word(proposer), note: word(note), answer: word(answer), verdict: word(verdict), parts };
     told.kind = told.outcome === 'applied' && told.source === 'rollback' ? 'rollback' : told.outcome;
     return told;
   }
@@ -214,6 +214,7 @@
     reason: ['Why', (told) => told.reason || '–', 'word long'],
     who: ['Asked by', who, 'word'],
     note: ['Note', (told) => told.note || '–', 'word long'],
+    verdict: ['Watch', (told) => told.verdict || '–', 'word long'],
     answer: ['Answer', (told) => told.answer || '–', 'word long'],
   };
   const PAGE = 25;
@@ -245,7 +246,7 @@
     table(at('refused'), of((each) => each.outcome === 'refused'), ['time', 'campaign', 'knob', 'change', 'offer', 'reason', 'who', 'note'], 'Nothing was refused.');
     table(at('approvals'), of((each) => each.outcome === 'needs_approval'), ['time', 'campaign', 'knob', 'change', 'reason', 'who', 'note', 'answer'], 'Nothing waited for approval.');
     table(at('rollbacks'), of((each) => each.source === 'rollback'), ['time', 'campaign', 'knob', 'before', 'outcome', 'who', 'note'], 'Nothing was rolled back.');
-    table(at('others'), of((each) => !['refused', 'needs_approval'].includes(each.outcome) && each.source !== 'rollback'), ['time', 'campaign', 'knob', 'change', 'outcome', 'who', 'note'], 'None.');
+    table(at('others'), of((each) => !['refused', 'needs_approval'].includes(each.outcome) && each.source !== 'rollback'), ['time', 'campaign', 'knob', 'change', 'outcome', 'who', 'note', 'verdict'], 'None.');
     COLUMNS.about = ['About', (each) => (each.campaign === null ? 'the whole account' : campaignLink(each.campaign)), 'word'];
     COLUMNS.kind = ['Command', (each) => each.kind, 'word'];
     COLUMNS.by = ['By', (each) => each.by, 'word'];
@@ -387,7 +388,7 @@
     const text = (each) => [`<b>${plain(time(each.minutes))} · ${plain(each.knob)}</b>`, ...change(each).map(plain),
       plain(`${(MARKS[each.kind] || ['', each.kind])[1]}${each.reason ? `: ${each.reason}` : ''}`),
       ...(offered(each).length ? [plain(`offered ${offered(each).join(', ')}`)] : []), plain(`asked by ${who(each)}`),
-      ...(each.note ? [plain(each.note)] : []), ...(each.answer ? [plain(each.answer)] : [])].map(wrapped).join('<br>');
+      ...(each.note ? [plain(each.note)] : []), ...(each.answer ? [plain(each.answer)] : []), ...(each.verdict ? [plain(`watch: ${each.verdict}`)] : [])].map(wrapped).join('<br>');
     const traces = kinds.map((kind) => {
       const mine = told.filter((each) => each.kind === kind);
       const routine = mine.map((each) => each.source === 'policy');
@@ -445,6 +446,26 @@
     roas: (counts, at) => ` · ${number(counts.conversions[at], 0)} conversions`,
   };
 
+  function alertLines(detail) {
+    const lines = detail.alerts.map(([open, text]) => node('li', {}, node('span', { className: `state ${open ? 'open' : 'closed'}`, textContent: open ? 'open' : 'closed' }), ` ${text}`));
+    return lines.length ? node('ul', { className: 'alerts', ariaLabel: 'Alerts' }, ...lines) : null;
+  }
+
+  // The story as `bidtwin audit RUN --story CAMPAIGN` tells it, line by line.
+  function story(campaign, detail) {
+    const told = node('details', { className: 'story' }, node('summary', { textContent: `The story of ${campaign.id}, as the ledger tells it` }));
+    told.append(node('p', { className: 'hint', textContent: `Told by ${number(detail.story_records, 0)} ledger records, each chained to the one before; the same as bidtwin audit RUN --story ${campaign.id}.` }));
+    if (detail.story_left_out) told.append(node('p', { className: 'hint', textContent: `The first ${detail.story_left_out === 1 ? 'day is' : `${number(detail.story_left_out, 0)} days are`} left out here.` }));
+    if (!detail.story.length) told.append(node('p', { className: 'none', textContent: 'Nobody asked for a change of this campaign.' }));
+    for (const [date, steps, blocks] of detail.story) {
+      told.append(node('h4', { textContent: date }), ...steps.map((line) => node('p', { className: 'steps', textContent: line })));
+      for (const [headline, ...lines] of blocks) {
+        told.append(node('div', { className: 'entry' }, node('p', {}, node('b', { textContent: headline })), ...lines.map((line) => node('p', { textContent: line }))));
+      }
+    }
+    return told;
+  }
+
   function drawDetail(place) {
     shownCharts.forEach((chart) => Plotly.purge(chart));
     shownCharts = [];
@@ -458,6 +479,8 @@
       return;
     }
     const detail = read(`campaign-${campaign.number}`);
+    const alerts = alertLines(detail);
+    if (alerts) area.append(alerts);
     if (detail.span === null) { area.append(node('p', { className: 'none', textContent: 'Nothing reached this campaign.' })); return; }
     const range = detail.span, breaks = run.fine.gaps.filter(([from, until]) => from > range[0] && until < range[1]).map(([from, until]) => ({ bounds: [iso(from), iso(until)] }));
     const layout = (extra) => axes(range, breaks, extra);
@@ -479,9 +502,10 @@
     const sentences = [...untold].map(([why, titles]) => `${why}: ${titles.join(', ')}.`);
     if (sentences.length) grid.append(node('p', { className: 'none wide', textContent: `Not drawn. ${sentences.join(' ')}` }));
     const log = node('div');
+    area.append(story(campaign, detail));
     area.append(node('h3', { textContent: `All judged changes of ${campaign.id}` }), log);
     if (detail.left_out) area.append(node('p', { className: 'hint', textContent: `The first ${number(detail.left_out, 0)} are left out here; actions.parquet holds them.` }));
-    table(log, [...told].reverse(), ['time', 'knob', 'change', 'outcome', 'reason', 'offer', 'who', 'note'], 'None.');
+    table(log, [...told].reverse(), ['time', 'knob', 'change', 'outcome', 'reason', 'offer', 'who', 'note', 'verdict'], 'None.');
   }
 
   // --- choosing ---
@@ -536,6 +560,7 @@
       sortBy(column, before ? before === 'ascending' : !head.classList.contains('word'));
     };
   });
+  document.querySelectorAll('a[data-campaign]').forEach((link) => { link.onclick = (event) => { event.preventDefault(); choose(Number(link.dataset.campaign), true); }; });
   for (const [place, row] of rowOf) row.querySelector('a').onclick = (event) => { event.preventDefault(); choose(place, true); };
   document.getElementById('search').oninput = (event) => search(event.target.value);
   const choice = document.getElementById('choice');

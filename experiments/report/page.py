@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from engine.metrics import metrics
 from experiments.config import BinLog, ReplayConfig
 from experiments.report.data import PageData, ranked
-from experiments.report.decisions import Decision
+from experiments.report.decisions import Alarm, Decision
 from experiments.report.figures import Table
 from experiments.report.text import escaped, script_json
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NAV = (
     ("overview", "Overview"),
+    ("alerts", "Alerts"),
     ("campaigns", "Campaigns"),
     ("campaign", "One campaign"),
     ("decisions", "Decisions"),
@@ -31,6 +32,14 @@ _NAV = (
     ("about", "How to read this"),
 )
 _SMALL_CTR = 0.01
+_ALERTS = (  # heading, and how a cell is set
+    ("State", "word"),
+    ("Since", "time"),
+    ("Until", "time"),
+    ("About", "word"),
+    ("What", "word long"),
+    ("Why", "word long"),
+)
 _RANKING = (  # of the summary: name, heading, format, factor
     ("spend", "Spend", "{:,.2f}", 1),
     ("revenue", "Revenue", "{:,.2f}", 1),
@@ -50,7 +59,7 @@ _RANKING = (  # of the summary: name, heading, format, factor
 )
 
 
-def page(run: Run, table: Table, data: PageData, found: Sequence[Decision]) -> str:
+def page(run: Run, table: Table, data: PageData, found: Sequence[Decision], alarms: Sequence[Alarm]) -> str:
     """The whole page."""
     targets = table.targets
     scripts = {"plotly": get_plotlyjs(), "js": _part("page.js")}
@@ -64,6 +73,7 @@ def page(run: Run, table: Table, data: PageData, found: Sequence[Decision]) -> s
         "figures": "".join(_figures(run, table)),
         "facts": "".join(_facts(run)),
         "notices": _notice(list(_notices(run, table))),
+        "alerts": "\n".join(_alerts(alarms, table)),
         "headings": "".join(_headings(table)),
         "ranking": "\n".join(_ranking(run, table)),
         "decided": escaped(_decided(found, data)),
@@ -183,6 +193,37 @@ def _notices(run: Run, table: Table) -> Iterator[str]:
     if info["unrecorded"]:
         names = ", ".join(name.removesuffix("_micros") for name in info["unrecorded"])
         yield f"The log does not tell {names}: what is made of them is unknown."
+
+
+def _alerts(alarms: Sequence[Alarm], table: Table) -> Iterator[str]:
+    """The alerts as a table, the open ones first."""
+    if not alarms:
+        yield '<p class="none">No alert was opened.</p>'
+        return
+    ranks = {table.ids[place]: rank for rank, place in enumerate(ranked(table))}
+    still = sum(alarm.until is None for alarm in alarms)
+    yield f'<p class="hint">{still:,} open at the end of the run, {len(alarms) - still:,} closed.</p>'
+    heads = "".join(f'<th class="word" scope="col">{title}</th>' for title, _ in _ALERTS)
+    yield '<div class="scroll log" tabindex="0" role="region" aria-label="Alerts">'
+    yield f'<table class="stacked"><thead><tr>{heads}</tr></thead><tbody>'
+    for alarm in alarms:
+        cells = zip(_ALERTS, _alert_cells(alarm, ranks), strict=True)
+        row = (f'<td class="{kind}" data-label="{title}">{cell}</td>' for (title, kind), cell in cells)
+        yield f"<tr>{''.join(row)}</tr>"
+    yield "</tbody></table></div>"
+
+
+def _alert_cells(alarm: Alarm, ranks: Mapping[str, int]) -> Iterator[str]:
+    state = "open" if alarm.until is None else "closed"
+    yield f'<span class="state {state}">{state}</span>'
+    yield escaped(alarm.since)
+    yield escaped(alarm.until or "–")
+    if alarm.campaign is None:
+        yield "the whole account"
+    else:
+        yield f'<a href="#campaign" data-campaign="{ranks[alarm.campaign]}">{escaped(alarm.campaign)}</a>'
+    yield escaped(alarm.what)
+    yield escaped(alarm.why + (f"; closed: {alarm.closed_why}" if alarm.closed_why else ""))
 
 
 def _words(table: Table) -> dict[str, list[str]]:

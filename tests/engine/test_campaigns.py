@@ -115,12 +115,15 @@ def test_controls_chosen_and_merged_again_are_the_same(groups: list[list[int]]) 
 def test_views_chosen_and_merged_again_are_the_same(groups: list[list[int]]) -> None:
     campaigns = campaign_set([2, 1, 3, 1])
     counts: list[Int64] = [np.arange(32).reshape(4, 8) * factor for factor in (1, 2, 3)]
-    view = View(9, a_state(), *counts)
+    view = View(9, a_state(), *counts, creatives=np.arange(40).reshape(5, 8))
     merged = View.merge(campaigns, [(np.array(group), view.select(campaigns, np.array(group))) for group in groups])
     assert (merged.tick, told(merged.controls)) == (9, told(view.controls))
     assert [merged.recent.tolist(), merged.period.tolist(), merged.lifetime.tolist()] == [
         one.tolist() for one in counts
     ]
+    assert view.creatives is not None
+    assert merged.creatives is not None
+    assert merged.creatives.tolist() == view.creatives.tolist()
 
 
 def test_a_selection_keeps_specifications_and_cells() -> None:

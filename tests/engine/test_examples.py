@@ -43,8 +43,17 @@ EXAMPLES = {
         "test_25_percent_down_rolled_back_needs_33_percent_up_and_is_allowed"
     ),
     "rollback of a rollback → refused": "test_a_rollback_of_a_rollback_is_refused",
+    "the limits file unreadable at reload → last good limits, alert": (
+        "test_the_limits_file_unreadable_at_reload_keeps_the_last_good_limits_and_opens_an_alert"
+    ),
+    "the limits file unreadable at start → no automatic mode": (
+        "test_the_limits_file_unreadable_at_start_means_no_automatic_mode"
+    ),
     "deny wins a race": "test_deny_wins_a_race_whatever_the_order_they_came_in",
     "[0.5, 0.5] → [1, 0] → offers [0.75, 0.25]": "test_half_and_half_to_all_and_nothing_offers_three_quarters",
+    "the agent emits out-of-range actions 100 times in a row → it is suspended and the fallback policy bids": (
+        "test_100_out_of_range_actions_in_a_row_suspend_the_agent_and_the_fallback_policy_bids"
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from engine.alerts import AlertKind, Fingerprint
 from engine.campaigns import ControlState, Period
 from engine.events import CLICKS, COUNTS, SPEND
 from engine.guard import Impact, Judgement, Limits, Outcome, Reason, Window, check
-from engine.impact import LEARNING_CLICKS, UNKNOWN, Basis, Evidence, Spending
+from engine.impact import LEARNING_CLICKS, Basis, Evidence, Spending
 from engine.ledger import RecordKind, decode_round
 from engine.messages import ACCOUNT, Command, CommandKind
 from engine.standing import NEVER, Standing
@@ -146,7 +146,7 @@ def test_a_budget_that_does_not_bind_moves_nothing_and_one_that_binds_all_of_it(
     assert case.judge(wanted).impacts == (Impact(0, SPEND_A_DAY // 4, Basis.RECORD),)
     assert case.ask(wanted) == [waits(Reason.LARGE_SPEND_CHANGE)]
     cut = wish(SPEND_A_DAY * 75 // 100, Knob.BUDGET, Source.RULE, 5)
-    assert case.judge(cut).impacts == (Impact(0, SPEND_A_DAY // 4, Basis.RECORD),)
+    assert case.judge(cut).impacts == (Impact(0, -SPEND_A_DAY // 4, Basis.RECORD),)
 
 
 def test_what_cannot_be_computed_is_high() -> None:
@@ -424,4 +424,3 @@ def test_a_rollback_that_the_guard_refuses_opens_an_alert_until_the_knob_is_set(
     loop.go()
     assert [each["event"] for each in loop.header()["alerts"]] == ["closed"]
     assert loop.records[-1].kind is RecordKind.ROUND
-    assert UNKNOWN not in [each["spend_per_day_micros"] for each in loop.header()["impacts"]]

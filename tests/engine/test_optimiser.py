@@ -29,6 +29,7 @@ from engine.messages import (
     Open,
     Publish,
     Published,
+    Reloaded,
     Role,
 )
 from engine.optimiser import Assignment, OptimiserMachine
@@ -85,19 +86,24 @@ class Loop:
         )
         self.records: list[Record] = []
         self.tick = -1
+        self.leased = True
         self.results: Any = NOTHING
         self._write(self.machine.handle(Open(empty_view(-1), {})))
 
-    def go(self, *commands: Command, to: int | None = None) -> list[str]:
-        """Hold boundaries up to the given tick (by default the next), the commands at the last; what they were told."""
+    def go(self, *commands: Command, to: int | None = None, reloaded: Reloaded | None = None) -> list[str]:
+        """Hold boundaries up to the given tick (by default the next); what the commands were told.
+
+        The commands come at the last of them, and so do reloaded limits.
+        """
         last = self.tick + 1 if to is None else to
         while self.tick < last:
             self.tick += 1
             self.campaigns.handle(Advanced(TickCounts(self.tick, self.happens())))
             (published,) = self.campaigns.handle(Publish(self.tick))
             assert isinstance(published, Published)
-            served = commands if self.tick == last else ()
-            commit, dispatch, *told = self.machine.handle(Boundary(published.view, served, self.results))
+            served, found = (commands, reloaded) if self.tick == last else ((), None)
+            boundary = Boundary(published.view, served, self.results, found, self.leased)
+            commit, dispatch, *told = self.machine.handle(boundary)
             self._write([commit])
             assert [each["answer"] for answer in told for each in answer.commands] == self.answers
             assert isinstance(dispatch, Dispatch)
@@ -643,7 +649,7 @@ def test_a_step_on_a_mandates_last_tick_is_inside_it_and_starts_no_cooldown() ->
     limits = replace(Limits.of(CAMPAIGNS).with_mandate(EVERYBODY, (Knob.BID,), until=3), day=DAY)
     loop = Loop({3: (ask(1_100_000),), 4: (ask(1_150_000),)}, limits)
     loop.go(to=4)
-    assert loop.told == [("NEEDS_APPROVAL", "OUTSIDE_MANDATE")]
+    assert loop.told == [("NEEDS_APPROVAL", "LEARNING_PHASE")]
 
 
 def test_a_persons_hold_is_counted_from_the_boundary_of_the_edit() -> None:
@@ -654,3 +660,69 @@ def test_a_persons_hold_is_counted_from_the_boundary_of_the_edit() -> None:
     assert loop.told == [("REFUSED", "PERSONS_HOLD")]
     loop.go()
     assert loop.told == [("APPROVED", "NONE")]
+
+
+# --- controls that are not what the record says ---
+
+
+class Meddled(Loop):
+    """The controls are changed past the guard before the tick of the same number."""
+
+    def meddle(self, **columns: Any) -> None:
+        state = self.campaigns.state
+        changed = CampaignState(**{**vars(state), "controls": replace(state.controls, **columns)})
+        self.campaigns = CampaignMachine(CAMPAIGNS, EVERYBODY, changed, GRID, factual=False)
+
+    @property
+    def alerts(self) -> list[tuple[str, str, int, int | None, str]]:
+        entries = decode_round(self.records[-1]).header["alerts"]
+        names = ("alert", "event", "campaign", "knob", "why")
+        return [tuple(entry[name] for name in names) for entry in entries]  # type: ignore[misc]
+
+
+def test_a_value_that_nobody_approved_raises_an_alarm_and_is_restored() -> None:
+    loop = Meddled({1: (ask(1_200_000),)}, mandated(CAMPAIGNS))
+    loop.go(to=3)
+    assert loop.alerts == []
+    scalar, weights = loop.controls.scalar.copy(), loop.controls.weights.copy()
+    scalar[0, Knob.BID], weights[1:] = 30_000_000, (900_000, 100_000)
+    loop.meddle(scalar=scalar, weights=weights)
+    loop.go()
+    assert loop.alerts == [
+        ("state_differs", "opened", 0, Knob.BID, "[30000000] is not [1200000]"),
+        ("state_differs", "opened", 1, Knob.WEIGHTS, "[900000, 100000] is not [500000, 500000]"),
+    ]
+    assert loop.told == [YES] * 3
+    assert (loop.bid, loop.controls.weights.tolist()) == (1_200_000, [1_000_000, 500_000, 500_000])
+    loop.go()
+    assert [alert[:4] for alert in loop.alerts] == [
+        ("state_differs", "closed", 0, Knob.BID),
+        ("state_differs", "closed", 1, Knob.WEIGHTS),
+    ]
+    loop.go()
+    assert loop.alerts == []
+
+
+def test_a_campaign_found_paused_is_not_resumed_and_its_alarm_stands() -> None:
+    loop = Meddled(limits=mandated(CAMPAIGNS))
+    loop.go(to=3)
+    loop.meddle(paused=np.array([True, False]))
+    loop.go()
+    assert loop.alerts == [("state_differs", "opened", 0, Knob.PAUSED, "[1] is not [0]")]
+    loop.go(to=6)
+    assert (loop.alerts, loop.told, loop.controls.paused.tolist()) == ([], [], [True, False])
+    loop.meddle(paused=np.array([False, False]))
+    loop.go()
+    assert loop.alerts == [("state_differs", "closed", 0, Knob.PAUSED, "")]
+
+
+def test_a_person_who_sets_the_value_anew_settles_what_differs() -> None:
+    loop = Meddled(limits=mandated(CAMPAIGNS))
+    loop.go(to=3)
+    scalar = loop.controls.scalar.copy()
+    scalar[0, Knob.BID] = 2_000_000
+    loop.meddle(scalar=scalar)
+    assert loop.go(command("edit", values=(1_500_000,))) == ["approved"]
+    assert loop.told == [YES, ("REFUSED", "SECOND_CHANGE")]
+    loop.go()
+    assert (loop.bid, {alert[1] for alert in loop.alerts}) == (1_500_000, {"closed"})

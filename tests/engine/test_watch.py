@@ -19,7 +19,7 @@ from engine.policy import View
 from engine.rollback import Blocked, History
 from engine.sequential import compared
 from engine.units import Float64
-from engine.verdicts import FEWEST_BLOCKS, FEWEST_CONVERSIONS, Event, Verdict, WatchLimits, Why
+from engine.verdicts import FEWEST_BLOCKS, FEWEST_CONVERSIONS, Control, Event, Verdict, WatchLimits, Why
 from engine.watch import Watch, Watching
 from tests.engine.builders import BID, BUDGET, Desk, campaign_set, mandated, vector, wish
 from tests.engine.test_optimiser import CAMPAIGNS, GRID, Loop, ask, command
@@ -204,14 +204,23 @@ def test_what_befalls_all_campaigns_by_the_same_factor_is_no_effect() -> None:
             USUAL[column] *= 2
 
 
-def test_without_a_past_or_without_siblings_there_is_no_data_and_a_watch_ends_so() -> None:
-    for bench in (Bench(days=1), Bench(campaigns=1)):
-        assert bench.see(revenue_micros=0) == (Verdict.NO_DATA, "")
-        assert bench.see(bench.changed + 7 * DAY, revenue_micros=10_000) == (Verdict.NO_DATA, Why.WINDOW)
-        watching, told, rows = bench.watching.judged(
-            bench.desk.state, bench.campaigns.cell_start, History(1_000), bench.limits
-        )
-        assert ([each.event for each in told], watching.watches, rows) == ([Event.NO_DATA], (), [])
+def test_without_a_past_there_is_no_data_and_a_watch_ends_so() -> None:
+    bench = Bench(days=1)
+    assert bench.see(revenue_micros=0) == (Verdict.NO_DATA, "")
+    assert bench.see(bench.changed + 7 * DAY, revenue_micros=10_000) == (Verdict.NO_DATA, Why.WINDOW)
+    start = bench.campaigns.cell_start
+    watching, told, rows = bench.watching.judged(bench.desk.state, start, History(1_000), bench.limits)
+    assert ([each.event for each in told], watching.watches, rows) == ([Event.NO_DATA], (), [])
+
+
+def test_without_siblings_the_campaigns_own_hours_are_the_control() -> None:
+    bench = Bench(campaigns=1)
+    assert bench.watch.control is Control.NONE
+    assert bench.see(bench.changed + 2 * DAY - 1, revenue_micros=70_000) == (Verdict.TOO_EARLY, "")
+    assert bench.watch.control is Control.HISTORY
+    assert bench.see(revenue_micros=71_000) == (Verdict.ROLL_BACK, Why.PROFIT)
+    assert bench.watch.after[:, 1].sum() == pytest.approx(-(11 * 30_000 + 29_000))
+    assert bench.watch.tell(Event.ROLLS_BACK).told()["control"] == "history"
 
 
 def test_a_sibling_that_is_changed_meanwhile_is_no_control_any_more() -> None:
@@ -222,6 +231,7 @@ def test_a_sibling_that_is_changed_meanwhile_is_no_control_any_more() -> None:
     assert bench.apply(wish(1_200_000, campaign=2, source=Source.PERSON)) == []
     bench.see(bench.changed + 2 * DAY)
     assert bench.watch.after[:, 3].sum() == 3
+    assert bench.watch.control is Control.SIBLINGS
 
 
 # --- without statistics ---
@@ -262,7 +272,7 @@ def test_a_persons_edit_a_pause_and_a_step_inside_a_mandate_are_not_watched() ->
     assert bench.apply(wish(1, Knob.PAUSED, Source.RULE)) == []
     rows = bench.desk.hold(wish(1_250_000, version=1)).approved.rows
     watching, told = bench.watching.after(rows, np.ones(1, dtype=np.bool_), {}, bench.campaigns)
-    assert (watching, told) == (bench.watching, [])
+    assert (watching.watches, [each.event for each in told]) == ((), [Event.BEGUN])
 
 
 def test_a_vector_is_one_watch() -> None:
@@ -286,15 +296,15 @@ def test_a_persons_edit_ends_a_watch_and_a_change_starts_the_campaigns_past_anew
     assert bench.watching.book.total()[0].tolist() == [100, 10, 4, 60_000, 100_000, 1]
 
 
-def test_the_past_is_this_week_and_the_one_before() -> None:
+def test_the_past_is_this_week_and_the_two_before() -> None:
     book = Book.initial(1)
     rows = np.array([[100, 10, 4, 60, 100, 1]], dtype=np.int64)
     seen = []
     for tick in range(40 * DAY):
         book = book.seen(tick, tick % SLOTS, rows, 0, 7 * DAY)
         seen.append(int(book.total()[0, 5]))
-    assert seen[7 * DAY - 1] == 7 * DAY
-    assert (min(seen[8 * DAY :]), max(seen)) == (7 * DAY + 1, 14 * DAY)
+    assert seen[14 * DAY - 1] == 14 * DAY
+    assert (min(seen[14 * DAY :]), max(seen)) == (14 * DAY + 1, 21 * DAY)
 
 
 # --- through the optimiser's machine: a tick is an hour ---
@@ -431,7 +441,7 @@ def test_an_approved_change_of_a_policy_stays_in_reach_as_long_as_its_watch() ->
     desk = Desk(run, limits=mandated(run))
     rows = desk.judge(vector([400_000, 400_000, 200_000]), wish(1_200_000, campaign=1)).approved.rows
     history.record(0, rows)
-    history.keep(0, Knob.WEIGHTS, int(rows.action[0]), 0)
+    history.keep([(0, Knob.WEIGHTS)], 0)
     for tick, known in ((10, [True, True]), (11, [True, False]), (100, [True, False]), (101, [False, False])):
         history.record(tick, rows.take(slice(0)))
         assert [history.latest(0, Knob.WEIGHTS) is not None, history.latest(1, Knob.BID) is not None] == known

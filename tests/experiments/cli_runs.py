@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -67,6 +69,14 @@ def interrupt(process: subprocess.Popen[str]) -> Told:
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     return Told(process.returncode, out, err)
+
+
+def eventually(true: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether something becomes true, given some time."""
+    until = time.monotonic() + seconds
+    while not true() and time.monotonic() < until:
+        time.sleep(0.02)
+    return true()
 
 
 def session_of(pid: int) -> set[int]:

@@ -18,7 +18,7 @@ from experiments import api
 from tests.conftest import Stage
 from tests.scenarios import SIMULATION, config
 
-WHOLE = {"valid", "records", "first_bad", "applied", "max_relative_step", "rollbacks"}
+WHOLE = {"valid", "records", "first_bad", "applied", "max_relative_step", "rollbacks", "open_alerts"}
 
 CHANGED = "record {} of the ledger was changed after it was written: it is open for reading only"
 NONE = "record {} of the ledger is not one (kind {!r})"
@@ -59,7 +59,7 @@ def flipped(data: bytes, at: int) -> bytes:
 def test_a_whole_ledger_holds(folder: Path) -> None:
     found = api.audit(folder)
     assert set(found) == WHOLE
-    assert (found["valid"], found["records"], found["first_bad"]) == (True, 7, None)
+    assert (found["valid"], found["records"], found["first_bad"], found["open_alerts"]) == (True, 7, None, 0)
     assert found["applied"] == json.loads((folder / "run.json").read_text())["actions"]["applied"] > 5
     assert 0 < found["max_relative_step"] <= 0.25
     writer = LedgerWriter.open(folder / LEDGER)

@@ -175,7 +175,7 @@ def test_an_audit_is_told_in_two_lines(finished: Path, capfd: pytest.CaptureFixt
     assert plain(answer.out) == (
         "The ledger holds: 72 records, each chained to the one before.\n"
         f"{found['applied']} rows applied, 2 of them rollbacks; "
-        f"largest automatic step {found['max_relative_step']:.2%}.\n"
+        f"largest automatic step {found['max_relative_step']:.2%}; no alerts open.\n"
     )
 
 

@@ -254,7 +254,7 @@ REFUSED = {
     "key of another policy": (
         "campaigns: [brand]}",
         "campaigns: [brand], max_change: 10%}",
-        "policies[0].max_change (='10%') is not a known key: choose from policy, campaigns, gains",
+        "policies[0].max_change (='10%') is not a known key: choose from policy, gains, campaigns",
     ),
     "missing key": ("    bid_micros: 30_000\n", "", "campaigns.brand.bid_micros is missing: add it"),
     "text for a number": (
@@ -632,7 +632,7 @@ REPLAY_REFUSED = {
         "auction: second_price",
         "auction: second_price\nmarkets: {}",
         "markets (={}) is not a known key: choose from schema_version, name, seed, account, decision_every, record, "
-        "shards, campaigns_per_actor and 13 others",
+        "shards, campaigns_per_actor and 15 others",
     ),
     "creatives in a replay": (
         "limits: {min",

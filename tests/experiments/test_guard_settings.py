@@ -83,7 +83,7 @@ def test_without_mandates_what_is_of_little_impact_is_tried_and_passes(tmp_path:
     assert (large.outcome, large.reason) == ("needs_approval", "large_campaign")
     impacts = [header["impacts"] for _, header in headers(run) if header["impacts"]]
     assert [[each["by"] for each in told] for told in impacts] == [["trial"], ["trial"]]
-    assert 0 < impacts[0][0]["spend_per_day_micros"] < impacts[1][0]["spend_per_day_micros"]
+    assert impacts[0][0]["spend_per_day_micros"] < 0 < impacts[1][0]["spend_per_day_micros"]
     watched = [each["event"] for _, header in headers(run) for each in header["watches"]]
     assert watched[0] == "opened"
 

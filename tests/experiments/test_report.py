@@ -185,8 +185,8 @@ def check_campaign(run: Run, page: Page, name: str, rows: pd.DataFrame) -> None:
     one_each = of_campaign[of_campaign.creative.isna()]
     vectors = of_campaign[of_campaign.creative.notna()].drop_duplicates(["round", "outcome", "source", "proposer"])
     assert len(detail["changes"]) + detail["left_out"] == len(one_each) + len(vectors)
-    scalars = [change for change in detail["changes"] if not isinstance(change[8], list)]
-    assert sorted(change[8:10] for change in scalars) == sorted(one_each[["old", "wanted"]].to_numpy().tolist())
+    scalars = [change for change in detail["changes"] if not isinstance(change[9], list)]
+    assert sorted(change[9:11] for change in scalars) == sorted(one_each[["old", "wanted"]].to_numpy().tolist())
 
 
 def test_its_figures_are_the_tables(reported: tuple[Run, Page]) -> None:
@@ -213,7 +213,7 @@ def test_a_replay_tells_its_support(run_of: Callable[[str], tuple[Run, Page]]) -
 def test_refusals_approvals_rollbacks_and_commands(simulated: tuple[Run, Page]) -> None:
     _, page = simulated
     ids = [each["id"] for each in page.run["campaigns"]]
-    told = page.words(page.run["decisions"], 2, 3, 4, 5, 6, 7, 8)
+    told = page.words(page.run["decisions"], 2, 3, 4, 5, 6, 7, 8, 9)
     known = [(ids[row[0]], *row[2:5], row[6], row[8]) for row in told]
     step = "an automatic change is at most a quarter of the value in force"
     mandate = "the campaign is in its first days or has few mature clicks: a person has to approve"
@@ -229,7 +229,7 @@ def test_refusals_approvals_rollbacks_and_commands(simulated: tuple[Run, Page]) 
         ("social-b", "paused", "applied", None, "dana", None),
         ("social-b", "paused", "applied", None, "dana", None),
     ]
-    before_and_after = [[page.run["words"][name], *values] for name, *values in told[4][9]]
+    before_and_after = [[page.run["words"][name], *values] for name, *values in told[4][10]]
     assert before_and_after == [["one", 700_000, 500_000, None], ["two", 300_000, 500_000, None]]
     commands = page.words(page.run["commands"], 1, 2, 4, 5)
     assert [(row[1], row[2], ids[row[3]], row[4]) for row in commands] == [

@@ -15,8 +15,8 @@ from engine.ledger import GENESIS, LedgerError, Record, RecordKind, decode, enco
 from engine.runtime.local import Progress
 from engine.runtime.store import LEDGER, read_ledger
 from experiments import api
-from experiments.show import story_text
-from experiments.story import tell
+from experiments.report.story_lines import story_text
+from experiments.telling import tell
 from tests.conftest import Stage
 from tests.experiments.cli_runs import Told, call
 from tests.scenarios import SIMULATION, config
@@ -30,9 +30,11 @@ Times are those of Europe/Berlin; money is in EUR.
 
   05:00  weights: one 50% → 70%, two 50% → 30%
          proposed by sam (script) at version 0: one is clicked more
+         predicted: spend +0.001245 per day, by a trial in the twin
          guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          2026-03-28 10:00 approved by dana; the guard, asked again: approved
          2026-03-28 10:00 applied, version 1
+         2026-03-28 11:00 watch: opened
          2026-03-29 01:00 rolled back by dana: one 70% → 50%, two 30% → 50%, version 2
 
 2026-03-29
@@ -76,6 +78,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
   15:00  weights: still 50% → 60%, video 50% → 40%
          proposed by sam (script) at version 0: a hunch
+         predicted: spend +0.00 per day, by a trial in the twin
          guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          2026-03-28 20:00 denied by dana
 
@@ -125,11 +128,14 @@ Times are those of Europe/Berlin; money is in EUR.
 
   03:00  weights: one 50% → 60%, two 50% → 40%
          proposed by sam (script) at version 0: try
+         predicted: spend −0.071205 per day, by a trial in the twin
          guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          asked 3 times with the same answer, the last at 2026-03-28 05:00: one 50% → 70%, two 50% → 30%
          2026-03-28 10:00 approved by dana; the guard, asked again: approved
          2026-03-28 10:00 applied, version 1
+         2026-03-28 11:00 watch: opened
          2026-03-28 12:00 held a later change back by sam: one 70% → 60%, two 30% → 40%
+         2026-03-28 18:00 watch: ended without a verdict, since the campaign was changed meanwhile
          2026-03-28 19:00 rolled back by dana: one 70% → 50%, two 30% → 50%, version 4
          2026-03-30 04:00 held a later change back by sam: one 50% → 45%, two 50% → 55%
 
@@ -174,6 +180,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
   05:00  weights: still 50% → 60%, video 50% → 40%
          proposed by sam (script) at version 0
+         predicted: spend +0.00 per day, by a trial in the twin
          guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          2026-03-29 06:00 nobody answered within a day
 
@@ -185,6 +192,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
   05:00  weights: still 50% → 60%, video 50% → 40%
          proposed by sam (script) at version 0
+         predicted: spend +0.00 per day, by a trial in the twin
          guard: needs approval: the campaign is in its first days or has few mature clicks: a person has to approve
          2026-03-30 05:00 nobody answered before the ledger's end"""
 
@@ -206,8 +214,9 @@ def test_a_story_as_json_is_one_value(reference: Stage, capfd: pytest.CaptureFix
             {
                 "knob": "bid",
                 "count": 23,
-                "first": [{"creative": None, "old": 18_000, "wanted": 14_018, "offer": None}],
-                "last": [{"creative": None, "old": 7_878, "wanted": 9_847, "offer": None}],
+                "clipped": 0,
+                "first": [{"creative": None, "old": 18_000, "wanted": 14_018, "offer": None, "raw": None}],
+                "last": [{"creative": None, "old": 7_878, "wanted": 9_847, "offer": None, "raw": None}],
             }
         ],
         "entries": [
@@ -219,11 +228,12 @@ def test_a_story_as_json_is_one_value(reference: Stage, capfd: pytest.CaptureFix
                 "note": "a hunch",
                 "base_version": 0,
                 "parts": [
-                    {"creative": "still", "old": 500_000, "wanted": 600_000, "offer": None},
-                    {"creative": "video", "old": 500_000, "wanted": 400_000, "offer": None},
+                    {"creative": "still", "old": 500_000, "wanted": 600_000, "offer": None, "raw": None},
+                    {"creative": "video", "old": 500_000, "wanted": 400_000, "offer": None, "raw": None},
                 ],
                 "outcome": "needs_approval",
                 "reason": "the campaign is in its first days or has few mature clicks: a person has to approve",
+                "prediction": {"spend_per_day_micros": 0, "by": "trial"},
                 "events": [
                     {
                         "at": "2026-03-28T20:00+01:00",
@@ -370,12 +380,68 @@ def test_a_watch_has_its_say_and_its_rollback_is_told_of_the_change(reference: S
         20: {"watches": [watch("blocked", "later_edit")]},
         24: {"watches": [watch("rolls_back", "profit")], "commands": []},  # nobody asked for the rollback
         25: {"watches": [watch("rolled_back")]},
+        30: {"watches": [watch("kept")]},
+        31: {"watches": [watch("no_data")]},
+        32: {"watches": [watch("superseded")]},
     }
     records = read_ledger(reference.run("simulated").folder / LEDGER)
     lines = story_text(tell(retold(records, told), "search-a")).splitlines()
-    assert lines[10:14] == [
+    assert lines[11:19] == [
         "         2026-03-28 10:00 applied, version 1",
-        "         2026-03-28 21:00 watch: blocked: a person's later edit stands upon it",
-        "         2026-03-29 01:00 watch: rolls back: profit per opportunity",
+        "         2026-03-28 11:00 watch: opened",
+        "         2026-03-28 21:00 watch: its rollback is blocked: a person's later edit stands upon it",
+        "         2026-03-29 01:00 watch: roll back: profit per opportunity",
         "         2026-03-29 01:00 rolled back by dana: one 70% → 50%, two 30% → 50%, version 2",
+        "         2026-03-29 08:00 watch: keep",
+        "         2026-03-29 09:00 watch: keep, without data to tell",
+        "         2026-03-29 10:00 watch: ended without a verdict, since the campaign was changed meanwhile",
+    ]
+
+
+def test_a_prediction_stands_between_the_proposal_and_the_guards_answer(reference: Stage) -> None:
+    records = list(read_ledger(reference.run("simulated").folder / LEDGER))
+    judged = decode(records[5].body)[1]["judged"]
+    row = int((judged["knob"] == 2).nonzero()[0][0])
+
+    def lines(**impact: Any) -> list[str]:
+        told = {4: {"impacts": [{"row": row, **impact}]}}
+        return story_text(tell(retold(records, told), "search-a")).splitlines()[8:10]
+
+    young = "the campaign is in its first days or has few mature clicks"
+    guard = f"         guard: needs approval: {young}: a person has to approve"
+    assert lines(spend_per_day_micros=1_250_000, by="trial") == [
+        "         predicted: spend +1.25 per day, by a trial in the twin",
+        guard,
+    ]
+    assert lines(spend_per_day_micros=-40_000, by="record") == [
+        "         predicted: spend −0.04 per day, by what it spent before",
+        guard,
+    ]
+    assert lines(spend_per_day_micros=None, by="none") == [
+        "         predicted: nothing can be told of its spend",
+        guard,
+    ]
+
+
+def alert(event: str, campaign: int = 1, knob: int | None = 2, **other: Any) -> dict[str, Any]:
+    told = {"alert": "rollback_blocked", "event": event, "campaign": campaign, "knob": knob, "label": ""}
+    return told | {"why": "later_edit"} | other
+
+
+def test_alerts_stand_where_they_were_opened_with_when_and_why_they_closed(reference: Stage) -> None:
+    account = alert("opened", -1, None, alert="policy_suspended", label="pacer", why="out_of_range")
+    told = {
+        10: {"alerts": [alert("opened"), alert("opened", campaign=2)]},
+        12: {"alerts": [account]},
+        30: {"alerts": [alert("closed", why="later_change")]},
+    }
+    records = list(retold(read_ledger(reference.run("simulated").folder / LEDGER), told))
+    lines = story_text(tell(records, "search-a")).splitlines()
+    assert lines[15:21] == [
+        "  11:00  alert: a rollback is blocked (weights): a person's later edit stands upon it",
+        "         2026-03-29 08:00 closed: a later change stands upon it",
+        "",
+        "  13:00  alert: a policy is suspended (pacer): the value is larger than any amount of money accepted",
+        "         open at the ledger's end",
+        "",
     ]

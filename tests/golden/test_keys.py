@@ -17,7 +17,7 @@ INSIDE = {
     "totals": ["auctions", "impressions", "clicks", "conversions", "spend_micros", "revenue_micros"],
     "actions": ["applied", "recorded", "stale", "refused", "needs_approval", "rolled_back"],
 }
-AUDIT = ["valid", "records", "first_bad", "applied", "max_relative_step", "rollbacks"]
+AUDIT = ["valid", "records", "first_bad", "applied", "max_relative_step", "rollbacks", "open_alerts"]
 METRICS = [
     ("tick", "int32"),
     ("tick_start", "timestamp[us, tz=UTC]"),
@@ -46,6 +46,7 @@ ACTIONS = [
     ("creative", "string"),
     ("old", "int64"),
     ("wanted", "int64"),
+    ("raw", "int64"),
     ("offer", "int64"),
     ("outcome", "string"),
     ("reason", "string"),

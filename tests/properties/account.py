@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engine.actions import Actions, Approved, Result
 from engine.campaign_machine import CampaignMachine, CampaignState
 from engine.campaigns import CampaignSet, ControlState
-from engine.events import COUNTS, TickCounts
+from engine.events import CLICKS, CONVERSIONS, COUNTS, OPPORTUNITIES, REVENUE, SPEND, TickCounts
 from engine.guard import Limits
 from engine.ledger import GENESIS, Fold, Record, RecordKind, Round, closing_body, decode_round, seal
 from engine.messages import (
@@ -32,6 +32,7 @@ from engine.messages import (
     Open,
     Publish,
     Published,
+    Reloaded,
     Role,
 )
 from engine.optimiser import Assignment, OptimiserMachine, OptimiserState
@@ -44,7 +45,11 @@ NOTHING = np.empty(0, dtype=np.uint8)
 
 @dataclass(frozen=True)
 class Rules:
-    """What does not change while an account is steered."""
+    """What does not change while an account is steered; the limits are those it begins with.
+
+    Where it is `alive`, campaigns spend and earn, and spend twice as much once a bid is above its first one, so that
+    watches come to verdicts; else nothing ever happens.
+    """
 
     campaigns: CampaignSet
     begins: ControlState
@@ -52,6 +57,16 @@ class Rules:
     grid: TickGrid
     people: Mapping[str, frozenset[Role]]
     approval_ticks: int
+    alive: bool = False
+
+    def happens(self, campaign: int, controls: ControlState, ticks: int) -> Int64:
+        """What the world does to a campaign over a span: int64[ticks, creatives, counts]."""
+        counts = np.zeros((ticks, len(controls.weights), len(COUNTS)), dtype=np.int64)
+        if self.alive and not controls.paused[0]:
+            above = controls.bid[0] > self.begins.bid[campaign]
+            counts[:, :, OPPORTUNITIES], counts[:, :, CLICKS], counts[:, :, CONVERSIONS] = 100, 10, 6
+            counts[:, :, SPEND], counts[:, :, REVENUE] = 60_000 * (1 + above), 100_000
+        return counts
 
     @property
     def history_ticks(self) -> int:
@@ -120,6 +135,11 @@ class Account:
         """The last boundary held."""
         return self.records[-1].tick
 
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self.optimiser.limits
+
     @cached_property
     def controls(self) -> ControlState:
         """The controls in force."""
@@ -130,10 +150,16 @@ class Account:
         """The last round as the ledger tells it."""
         return decode_round(self.records[-1])
 
-    def hold(self, machine: OptimiserMachine, commands: tuple[Command, ...] = (), ticks: int = 1) -> Account:
+    def hold(
+        self,
+        machine: OptimiserMachine,
+        commands: tuple[Command, ...] = (),
+        ticks: int = 1,
+        reloaded: Reloaded | None = None,
+    ) -> Account:
         """Live through some ticks, hold the boundary with a machine that stands here, commit, apply."""
         observed, view = self.observe(ticks)
-        commit, approved, state = decide(machine, Boundary(view, commands, self.results))
+        commit, approved, state = decide(machine, Boundary(view, commands, self.results, reloaded))
         record = seal(self.records[-1].digest, len(self.records), commit.kind, commit.tick, commit.body)
         fold = copy.copy(self.fold)
         fold.update(record)
@@ -168,14 +194,20 @@ class Account:
         assert fold.state is not None
         return fold.state
 
-    def lost(self, after: Account, assignments: tuple[Assignment, ...], commands: tuple[Command, ...]) -> None:
+    def lost(
+        self,
+        after: Account,
+        assignments: tuple[Assignment, ...],
+        commands: tuple[Command, ...],
+        reloaded: Reloaded | None = None,
+    ) -> None:
         """Lose processes at every place of the boundary that led to `after`: the outcome is always the same.
 
         Before the commit nothing is known of the round, which is held again. After it the round is decided again and
         compared. While it is applied, any of the campaigns may have applied it already, and is asked again.
         """
         observed, view = self.observe(after.tick - self.tick)
-        boundary = Boundary(view, commands, self.results)
+        boundary = Boundary(view, commands, self.results, reloaded)
         commit, approved, state = decide(self.machine(assignments), boundary)
         written = after.records[-1]
         assert (commit.kind, commit.tick, commit.body) == (written.kind, written.tick, written.body)
@@ -190,8 +222,7 @@ class Account:
         shards, parts = [], []
         for campaign, state in enumerate(self.shards):
             machine = self.rules.shard(campaign, state)
-            cells = int(np.diff(self.rules.campaigns.cell_start)[campaign])
-            counts = np.zeros((ticks, cells, len(COUNTS)), dtype=np.int64)
+            counts = self.rules.happens(campaign, state.controls, ticks)
             for _ in range(2):  # delivered twice, counted once
                 machine.handle(Advanced(TickCounts(self.tick + 1, counts)))
             (published,) = machine.handle(Publish(self.tick + ticks))

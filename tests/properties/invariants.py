@@ -42,7 +42,7 @@ def i2_hard_bounds_hold_at_every_prefix(before: Account, after: Account) -> None
     """The ledger up to here tells the controls before the round, the same with its results those after it."""
     assert after.fold.state is not None
     for state in (before.controls, after.fold.state, *after.partly, after.controls):
-        within_bounds(state, after.rules.limits)
+        within_bounds(state, after.limits)
 
 
 def i3_sums_are_kept_while_a_round_is_applied(before: Account, after: Account) -> None:
@@ -53,7 +53,7 @@ def i3_sums_are_kept_while_a_round_is_applied(before: Account, after: Account) -
     start = after.rules.campaigns.cell_start[:-1]
     for state in (*after.partly, after.controls):
         assert (np.add.reduceat(state.weights, start) == PPM).all()
-    account = after.rules.limits.account_budget
+    account = after.limits.account_budget
     if account is not None:
         rises = np.maximum(after.controls.budget - before.controls.budget, 0).sum()
         assert rises == 0 or before.controls.budget.sum() + rises <= account
@@ -80,19 +80,19 @@ def i5_a_round_and_a_command_have_one_effect(before: Account, after: Account) ->
 
 
 def i6_nothing_applies_without_an_approval_or_a_mandate(before: Account, after: Account) -> None:
-    rows, tick, limits = after.approved.rows, after.tick, after.rules.limits
+    rows, tick, limits = after.approved.rows, after.tick, after.limits
     asked = commands(after, "approved")
     assert after.round.header["limits_version"] == limits.version
     for place in range(len(rows)):
         key = int(rows.campaign[place]), Knob(rows.knob[place])
+        pauses = key[1] is Knob.PAUSED and rows.new[place] == 1
+        mandated = limits.automatic and tick <= limits.mandate_until[key]
         if rows.source[place] == Source.PERSON:
             kinds = {"pause", "resume"} if key[1] is Knob.PAUSED else {"edit"}
             assert any(kind in kinds | {"edit"} and target == key for kind, target in asked)
         elif rows.source[place] == Source.ROLLBACK:
             assert ("rollback", key) in asked or key in undone_by_watches(after)
-        elif tick <= limits.mandate_until[key] or (key[1] is Knob.PAUSED and rows.new[place] == 1):
-            continue
-        else:
+        elif not (pauses or mandated):
             _was_granted(before, after, rows.take(np.array([place])), asked[("approve", key)])
 
 
@@ -101,7 +101,7 @@ def _was_granted(before: Account, after: Account, row: Actions, by: dict[str, An
     key = int(row.campaign[0]), Knob(row.knob[0])
     pending = before.optimiser.desk.pending[key]
     assert after.tick - pending.tick <= after.rules.approval_ticks
-    assert pending.limits_version == after.rules.limits.version
+    assert pending.limits_version == after.limits.version
     at = pending.rows.index == row.index[0]
     assert row.new[0] in pending.rows.wanted[at]
     assert (pending.rows.base_version[at] == row.base_version[0]).all()
@@ -151,7 +151,7 @@ def _part(command: dict[str, Any]) -> Knob | None:
 
 
 def i8_after_a_rollback_the_value_is_the_recorded_one_or_it_was_refused(before: Account, after: Account) -> None:
-    """Alerts come with the watches: until then the answer in the ledger tells why a rollback was blocked."""
+    """An episode goes back over its own steps, which a mandate let through; else nothing stands above."""
     past = [rows for _, rows in before.applied]
     commanded = {
         (command["campaign"], Knob(command["knob"])): command["undoes"]
@@ -168,10 +168,13 @@ def i8_after_a_rollback_the_value_is_the_recorded_one_or_it_was_refused(before: 
         (undone,) = [each for rows in past for each in (_of(rows, key),) if len(each) and each.action[0] == action]
         assert undone.source[0] != Source.ROLLBACK
         assert values(after, undone) == undone.old.tolist()
-        newer = [_of(rows, key) for rows in past if len(rows) and rows.round > undone.round]
-        assert sum(each.source[0] != Source.ROLLBACK for each in newer if len(each)) * 2 == sum(
-            len(each) > 0 for each in newer
-        )  # whatever came later was taken back before
+        newer = [(tick, _of(rows, key)) for tick, rows in before.applied if len(rows) and rows.round > undone.round]
+        newer = [(tick, rows) for tick, rows in newer if len(rows)]
+        taken_back_before = sum(rows.source[0] != Source.ROLLBACK for _, rows in newer) * 2 == len(newer)
+        own_steps = key in undone_by_watches(after) and all(
+            rows.source[0] > Source.ROLLBACK and tick <= after.rules.limits.mandate_until[key] for tick, rows in newer
+        )
+        assert taken_back_before or own_steps
 
 
 def i9_what_a_person_set_is_not_overwritten_within_its_hold(before: Account, after: Account) -> None:
@@ -179,7 +182,7 @@ def i9_what_a_person_set_is_not_overwritten_within_its_hold(before: Account, aft
     held = {
         (int(campaign), int(knob))
         for tick, past in before.applied
-        if after.tick - tick < after.rules.limits.day
+        if after.tick - tick < after.limits.day
         for campaign, knob, source in zip(past.campaign, past.knob, past.source, strict=True)
         if source == Source.PERSON
     }
@@ -271,7 +274,7 @@ def whole_ledger(account: Account) -> None:
     for end in range(1, len(records) + 1):
         state = fold(records[:end]).state
         assert state is not None
-        within_bounds(state, account.rules.limits)
+        within_bounds(state, account.limits)
     assert state is not None
     assert state.equals(account.controls)
 

@@ -20,14 +20,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
+from engine.alerts import AlertKind, Fingerprint
 from engine.campaigns import SCALARS
 from engine.guard import FOREVER, Limits
-from engine.messages import ACCOUNT, Command, CommandKind, Role
+from engine.messages import ACCOUNT, Command, CommandKind, Reloaded, Role
 from engine.optimiser import Assignment
 from engine.units import TickGrid
 from tests.engine.builders import BID, BUDGET, campaign_set, controls
 from tests.properties.account import Account, Rules, canonical
-from tests.properties.invariants import check_all, whole_ledger
+from tests.properties.invariants import check_all, undone_by_watches, whole_ledger
 
 pytestmark = pytest.mark.slow
 
@@ -48,19 +49,13 @@ class Everybody(RuleBasedStateMachine):
 
     steps = 0
     boundaries = 0
+    taken_back = 0
 
     @initialize(data=st.data())
     def open(self, data: st.DataObject) -> None:
-        limits = replace(Limits.of(CAMPAIGNS, account_budget=BUDGET * 7 // 2), day=DAY)
-        for knob in Knob:
-            members = data.draw(
-                st.sampled_from([(), (0,), (0, 2), (0, 1, 2)]), label=f"who may move {knob.name.lower()}"
-            )
-            until = data.draw(st.sampled_from([FOREVER, FOREVER, DAY, 90]))
-            band = data.draw(st.sampled_from([(Fraction(1, 3), Fraction(3)), (Fraction(9, 10), Fraction(12, 10))]))
-            cap = data.draw(st.sampled_from([None, 300_000]))
-            limits = limits.with_mandate(np.array(members, dtype=np.int64), (knob,), band, until, cap)
-        self.rules = Rules(CAMPAIGNS, controls(CAMPAIGNS), limits, GRID, PEOPLE, approval_ticks=DAY)
+        automatic = data.draw(st.sampled_from([True, True, False]), label="the limits file was read")
+        limits = replace(self._limits(data), automatic=automatic)
+        self.rules = Rules(CAMPAIGNS, controls(CAMPAIGNS), limits, GRID, PEOPLE, approval_ticks=DAY, alive=True)
         self.wishes: dict[Source, dict[int, tuple[Wish, ...]]] = {source: {} for source in SOURCES}
         self.assignments = tuple(
             Assignment(Scripted(self.wishes[source]), np.arange(len(CAMPAIGNS)), source, source.name.lower())
@@ -69,7 +64,7 @@ class Everybody(RuleBasedStateMachine):
         self.account = Account.open(self.rules, self.assignments)
         self.machine = self.account.machine(self.assignments)
         self.commands: list[Command] = []
-        self.last: tuple[Account, tuple[Command, ...]] | None = None
+        self.last: tuple[Account, tuple[Command, ...], Reloaded | None] | None = None
 
     # --- what is asked ---
 
@@ -159,19 +154,27 @@ class Everybody(RuleBasedStateMachine):
     def lose(self) -> None:
         """The last boundary once more, as it goes when somebody is lost in it."""
         assert self.last is not None
-        before, commands = self.last
-        before.lost(self.account, self.assignments, commands)
+        before, commands, reloaded = self.last
+        before.lost(self.account, self.assignments, commands, reloaded)
         self._count()
 
-    @rule(newer=st.sampled_from([False, False, False, True]))
-    def restart(self, newer: bool) -> None:  # noqa: FBT001 - Hypothesis draws it
-        """Another machine goes on, from a checkpoint's bytes and from the ledger, perhaps under new limits."""
+    @rule(data=st.data(), ticks=hours, good=st.sampled_from([True, False]))
+    def reload(self, data: st.DataObject, ticks: int, good: bool) -> None:  # noqa: FBT001 - Hypothesis draws it
+        """The limits file changed: other mandates hold, and what waits was judged under older ones; or it is bad."""
+        reloaded = Reloaded("read", self._limits(data)) if good else Reloaded(None, None, "missing")
+        self._wish(data, ticks)
+        commands = (self._command(data, 0),) if data.draw(st.booleans(), label="and a command") else ()
+        version = self.account.limits.version
+        self._hold(commands, ticks, reloaded)
+        assert self.account.limits.version == version + good
+        assert self.account.limits.automatic or not good
+        assert (Fingerprint(AlertKind.LIMITS_UNREADABLE) in self.account.optimiser.alerts.since) == (not good)
+
+    @rule()
+    def restart(self) -> None:
+        """Another machine goes on, from a checkpoint's bytes and from the ledger."""
         state = pickle.loads(pickle.dumps(self.account.optimiser))  # noqa: S301 - our own
         assert canonical(state) == canonical(self.machine.state)
-        if newer:  # what waits was judged under older ones
-            limits = replace(self.rules.limits, version=self.rules.limits.version + 1)
-            self.rules = replace(self.rules, limits=limits)
-            self.account, self.last = replace(self.account, rules=self.rules), None
         self.machine = self.rules.machine(self.assignments, self.account.records, state)
         self._count()
 
@@ -182,19 +185,33 @@ class Everybody(RuleBasedStateMachine):
 
     # --- how a boundary goes ---
 
-    def _hold(self, commands: tuple[Command, ...], ticks: int) -> None:
+    def _hold(self, commands: tuple[Command, ...], ticks: int, reloaded: Reloaded | None = None) -> None:
         before = self.account
-        self.account = before.hold(self.machine, commands, ticks)
-        self.last = before, commands
+        self.account = before.hold(self.machine, commands, ticks, reloaded)
+        self.last = before, commands, reloaded
         self.commands += commands
         check_all(before, self.account)
         type(self).boundaries += 1
+        type(self).taken_back += len(undone_by_watches(self.account))
         self._count()
 
     def _count(self) -> None:
         type(self).steps += 1
 
-    # --- wishes and commands ---
+    # --- limits, wishes and commands ---
+
+    def _limits(self, data: st.DataObject) -> Limits:
+        """Bounds that are always the same, and mandates of all kinds."""
+        limits = replace(Limits.of(CAMPAIGNS, account_budget=BUDGET * 7 // 2), day=DAY)
+        for knob in Knob:
+            members = data.draw(
+                st.sampled_from([(), (0,), (0, 2), (0, 1, 2)]), label=f"who may move {knob.name.lower()}"
+            )
+            until = data.draw(st.sampled_from([FOREVER, FOREVER, DAY, 90]))
+            band = data.draw(st.sampled_from([(Fraction(1, 3), Fraction(3)), (Fraction(9, 10), Fraction(12, 10))]))
+            cap = data.draw(st.sampled_from([None, 300_000]))
+            limits = limits.with_mandate(np.array(members, dtype=np.int64), (knob,), band, until, cap)
+        return limits
 
     def _wish(self, data: st.DataObject, ticks: int) -> None:
         for source in SOURCES:
@@ -255,7 +272,7 @@ class Everybody(RuleBasedStateMachine):
 
 def test_the_invariants_hold_whatever_everybody_wants(capsys: pytest.CaptureFixture[str]) -> None:
     nightly = settings.get_current_profile_name() == "nightly"
-    machine = type("Everybody", (Everybody,), {"steps": 0, "boundaries": 0})
+    machine = type("Everybody", (Everybody,), {"steps": 0, "boundaries": 0, "taken_back": 0})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -263,5 +280,7 @@ def test_the_invariants_hold_whatever_everybody_wants(capsys: pytest.CaptureFixt
         ),
     )
     with capsys.disabled():
-        print(f"\neverybody: {machine.steps} steps, {machine.boundaries} boundaries")  # noqa: T201
+        told = f"{machine.steps} steps, {machine.boundaries} boundaries, {machine.taken_back} rollbacks by watches"
+        print(f"\neverybody: {told}")  # noqa: T201
     assert machine.steps >= (20_000 if nightly else 1_000)
+    assert machine.taken_back > 0

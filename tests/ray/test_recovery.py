@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +13,10 @@ from pandas.testing import assert_frame_equal
 
 from engine.runtime.actors import RayRunner
 from engine.runtime.local import LocalRunner
+from engine.runtime.pace import Pace
 from engine.runtime.plan import Moment
 from engine.runtime.store import LEDGER, read_ledger
+from engine.runtime.watchdog import Watchdog
 from experiments import api
 from experiments.api import Run
 from experiments.config import RunConfig
@@ -64,10 +67,12 @@ def test_killed_processes_are_replaced_and_change_nothing(
     config: RunConfig, undisturbed: Run, tmp_path: Path, places: Places, campaigns_per_actor: int | None
 ) -> None:
     kill = Kill.once_each(places, tmp_path / "done")
-    runner = RayRunner(2, campaigns_per_actor, checkpoint_every=EVERY)
+    pace = Pace(180_000, watchdog=partial(Watchdog, seconds=60.0)) if places is OPTIMISER else None
+    runner = RayRunner(2, campaigns_per_actor, checkpoint_every=EVERY, pace=pace)
     run = api.simulate(config, out=tmp_path / "run", runner=Rehearsed(runner, kill))
     assert kill.told() == set(places)
     assert restored(run) >= 3
+    assert not list(run.folder.glob("lease-*.json"))  # a paced run's lease went from epoch to epoch, and ended with it
     same(run, undisturbed)
 
 
