@@ -1,4 +1,4 @@
-"""What a watch rolls back of single changes that somebody approved: harmless ones and harmful ones, by how much they harm.
+"""What a watch rolls back of single changes that somebody approved: harmless ones, and harmful ones of several sizes.
 
 In `weights.yaml` a change moves weight between creatives, which are compared side by side; in `bids.yaml` it moves a
 bid or a budget, which only untouched siblings can judge.
@@ -110,8 +110,8 @@ def table(told: dict[str, Any]) -> str:
     """The same, to read."""
     lines = [
         f"profit is {told['margin']:.1%} of revenue before the change",
-        f"{'':10} {'profit lost':>11} {'95 % interval':>17} {'rolled back':>11} {'95 % interval':>17} {'median hours':>12}"
-        f"  compared with",
+        f"{'':10} {'profit lost':>11} {'95 % interval':>17} {'rolled back':>11} {'95 % interval':>17}"
+        f" {'median hours':>12}  compared with",
     ]
     for arm in told["arms"]:
         hours = "–" if arm["median_hours"] is None else f"{arm['median_hours']:.0f}"

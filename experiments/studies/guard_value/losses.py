@@ -1,17 +1,20 @@
 """What a policy costs, or brings, with the guard and without it: bad proposers, and good policies.
 
-All move inside default mandates, from the end of the first week on.
+All move inside default mandates, from the end of the first week on, which is the record that they are held against.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.actions import Knob
+from engine.messages import ACCOUNT, Command, CommandKind, Role
 from engine.policy import Policy
 from engine.runtime.plan import Plan
 from engine.verdicts import Event
@@ -28,7 +31,7 @@ MANDATED: Band = (1 / 3, 3.0)
 
 
 class Compared(NamedTuple):
-    """One policy in one world: profit and spend since it acts, by nobody's hand, without guard, with guard; micros.
+    """One policy in one world: profit and spend since it acts, untouched, without guard, with guard; micros.
 
     `profits` are int of (unmoved, unguarded, guarded) by the end of the first week in which it acts, the second, ….
     `kind` says what the arm without guard is.
@@ -50,15 +53,39 @@ def bad(seed: int) -> dict[str, Compared]:
     """The two bad proposers in one world; under the guard they aim within the band, so that no wish is lost for it."""
     plan = _plan(BAD, seed)
     still = unmoved(plan)
-    random = _compared(plan, still, RandomSteps(seed, NO_BAND), RandomSteps(seed, MANDATED))
-    return {"random": random, "raises": _compared(plan, still, AlwaysRaise(NO_BAND), AlwaysRaise(MANDATED))}
+    return {name: _compared(plan, still, *each, WEEK) for name, each in _proposers(seed).items()}
+
+
+def strained(seed: int) -> dict[str, Compared]:
+    """The same where somebody closes the breaker every morning, and where there is no record from before."""
+    plan = _plan(BAD, seed)
+    still = unmoved(plan)
+    mornings = range(WEEK + 8, plan.grid.ticks - 1, DAY)
+    closing = {
+        tick: (Command(f"morning-{tick}", CommandKind.CLOSE_BREAKER, "dana", ACCOUNT, Knob.PAUSED),)
+        for tick in mornings
+    }
+    hasty = replace(plan, commands=closing, people={"dana": frozenset(Role)})
+    found = {}
+    for name, each in _proposers(seed).items():
+        found[f"{name}, closed"] = _compared(hasty, still, *each, WEEK)
+        found[f"{name}, no record"] = _compared(plan, still, *each, 0)
+    return found
+
+
+def _proposers(seed: int) -> dict[str, tuple[Policy, Policy]]:
+    """The bad proposers, each without a band and within the mandates'."""
+    return {
+        "random": (RandomSteps(seed, NO_BAND), RandomSteps(seed, MANDATED)),
+        "raises": (AlwaysRaise(NO_BAND), AlwaysRaise(MANDATED)),
+    }
 
 
 def good(seed: int) -> dict[str, Compared]:
     """The policies of the configuration, each by itself in one world."""
     plan = _plan(GOOD, seed)
     still = unmoved(plan)
-    return {each.name: _compared(plan, still, each.policy, each.policy) for each in plan.assignments}
+    return {each.name: _compared(plan, still, each.policy, each.policy, WEEK) for each in plan.assignments}
 
 
 def _plan(path: Path, seed: int) -> Plan:
@@ -67,23 +94,23 @@ def _plan(path: Path, seed: int) -> Plan:
     return build.simulation(config)
 
 
-def _compared(plan: Plan, still: Lived, free: Policy, held: Policy) -> Compared:
-    alone = unguarded(plan, Silent(free, WEEK - 1))
-    run = guarded(plan, Silent(held, WEEK - 1))
+def _compared(plan: Plan, still: Lived, free: Policy, held: Policy, since: int) -> Compared:
+    alone = unguarded(plan, Silent(free, since - 1))
+    run = guarded(plan, Silent(held, since - 1))
     arms = still, alone, run
-    ends = range(2 * WEEK, plan.grid.ticks + 1, WEEK)
-    profits = tuple(_three([arm.profit(WEEK, end) for arm in arms]) for end in ends)
+    ends = range(since + WEEK, plan.grid.ticks + 1, WEEK)
+    profits = tuple(_three([arm.profit(since, end) for arm in arms]) for end in ends)
     back = [each for each in run.ended if each.event is Event.ROLLED_BACK]
     return Compared(
         alone.kind,
         profits,
-        _three([arm.spend(WEEK) for arm in arms]),
+        _three([arm.spend(since) for arm in arms]),
         len(back),
         _episodes(run),
-        min((each.begun + each.ticks - WEEK + 1 for each in back), default=None),
+        min((each.begun + each.ticks - since + 1 for each in back), default=None),
         Counter(each.why for each in back),
         Counter(each.control for each in back),
-        run.breaker[0] - WEEK + 1 if run.breaker else None,
+        run.breaker[0] - since + 1 if run.breaker else None,
         run.refused,
     )
 
@@ -99,7 +126,7 @@ def _three(values: list[int]) -> tuple[int, int, int]:
 
 
 def losses_told(found: Sequence[dict[str, Compared]]) -> dict[str, Any]:
-    """Of bad proposers: what each loses of the profit by nobody's hand, with the guard and without, and what held it."""
+    """Of bad proposers: what each loses of the untouched profit, with the guard and without, and what held it."""
     proposers = {}
     for name in found[0]:
         worlds = [each[name] for each in found]
@@ -171,13 +198,15 @@ def gains_told(found: Sequence[dict[str, Compared]]) -> dict[str, Any]:
 
 def losses_table(told: dict[str, Any]) -> str:
     """The same, to read."""
-    lines = [f"profit lost, of what nobody's hand brings; without the guard: {told['unguarded']}"]
-    head = f"{'':8} {'weeks':>5} {'without':>8} {'with':>8} {'ratio':>7} {'95 % interval':>17} {'median':>7} {'most':>7}"
+    lines = [f"profit lost, as a part of the untouched profit; without the guard: {told['unguarded']}"]
+    head = (
+        f"{'':17} {'weeks':>5} {'without':>8} {'with':>8} {'ratio':>7} {'95 % interval':>17} {'median':>7} {'most':>7}"
+    )
     lines.append(head)
     for name, each in told["proposers"].items():
         for week, lost in enumerate(each["weeks"], 1):
             lines.append(
-                f"{name:8} {week:5} {lost['lost_unguarded']:8.1%} {lost['lost_guarded']:8.1%} {lost['ratio']:7.3f}"
+                f"{name:17} {week:5} {lost['lost_unguarded']:8.1%} {lost['lost_guarded']:8.1%} {lost['ratio']:7.3f}"
                 f" {lost['ratio_low']:8.3f} {lost['ratio_high']:8.3f} {lost['median_ratio']:7.3f}"
                 f" {lost['greatest_ratio']:7.3f}"
             )
@@ -186,15 +215,15 @@ def losses_table(told: dict[str, Any]) -> str:
 
 def gains_table(told: dict[str, Any]) -> str:
     """The same, to read."""
-    lines = [f"against nobody's hand; without the guard: {told['unguarded']}"]
+    lines = [f"against the untouched campaigns; without the guard: {told['unguarded']}"]
     for name, each in told["policies"].items():
         back, worlds = each["episodes_rolled_back"], each["worlds_with_rollbacks"]
         lines += [
             f"{name}: profit {each['gain_unguarded']:+.1%} without, {each['gain_guarded']:+.1%} with; the guard costs "
             f"{each['cost']:.2%} ({each['cost_low']:.2%} … {each['cost_high']:.2%}) of it; "
             f"spend {each['spend_unguarded']:+.1%} and {each['spend_guarded']:+.1%}",
-            f"  rolled back: {back['share']:.1%} ({back['low']:.1%} … {back['high']:.1%}) of {each['episodes']} episodes, "
-            f"in {worlds['share']:.1%} of worlds",
+            f"  rolled back: {back['share']:.1%} ({back['low']:.1%} … {back['high']:.1%}) of {each['episodes']} "
+            f"episodes, in {worlds['share']:.1%} of worlds",
             _held_line(name, each),
         ]
     return "\n".join(lines)

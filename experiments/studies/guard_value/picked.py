@@ -25,8 +25,8 @@ WEEK = 7 * DAY
 class Picked(NamedTuple):
     """One picked campaign: profit per opportunity of its bad week, and of the next one untouched and changed, micros.
 
-    `loses` tells whether the change was to the worse creative, `falls` whether a t-test that is looked at every hour finds
-    the week after the change worse than the bad one, `ends` what the watch does.
+    `loses` tells whether the change was to the worse creative, `falls` whether a t-test that is looked at every hour
+    finds the week after the change worse than the bad one, `ends` what the watch does.
     """
 
     before: float
@@ -71,7 +71,12 @@ def _config(seed: int, tried: Mapping[int, str]) -> SimulationConfig:
     changed = {names[place]: creative for place, creative in tried.items()}
     script = {
         "proposals": [
-            {"day": 8, "time": "00:00", "campaign": name, "creatives": {"known": 0.75, "same": 0.0, "worse": 0.0} | {creative: 0.25}}
+            {
+                "day": 8,
+                "time": "00:00",
+                "campaign": name,
+                "creatives": {"known": 0.75, "same": 0.0, "worse": 0.0} | {creative: 0.25},
+            }
             for name, creative in changed.items()
         ],
         "commands": [
@@ -91,7 +96,7 @@ def _per_opportunity(counts: Int64) -> Float64:
 
 
 def told(found: Sequence[Sequence[Picked]]) -> dict[str, Any]:
-    """What the naive judge says of picked campaigns with nothing done to them, and of harmful changes; and the watch."""
+    """What the naive judge and the watch say of picked campaigns, with nothing done to them and with changes."""
     everyone = [each for one in found for each in one]
     harmful = [each for each in everyone if each.loses]
     harmless = [each for each in everyone if not each.loses]
@@ -125,7 +130,7 @@ def table(told: dict[str, Any]) -> str:
 
     return "\n".join(
         [
-            f"{told['picked']} campaigns picked; with nothing done, their next week is {told['next_week']:+.1%} in profit;",
+            f"{told['picked']} campaigns picked; with nothing done, the next week's profit is {told['next_week']:+.1%}; "
             f"the harmful change costs {told['profit_lost']:.1%}",
             line("improved_untouched", "of picked campaigns are better in the next week, with nothing done"),
             line("improved_harmful", "of harmful changes look like an improvement, after against before"),

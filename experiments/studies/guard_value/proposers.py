@@ -68,9 +68,9 @@ class RandomSteps:
 
     @staticmethod
     def _uniforms(view: View, draws: _Draws, name: str) -> Float64:
-        uniforms = np.empty((1, len(draws.campaigns)))
+        uniforms: Float64 = np.empty((1, len(draws.campaigns)))
         fill_uniforms(uniforms, draws.keys[name], view.tick, _DRAWS[name])
-        return uniforms[0]
+        return uniforms.ravel()
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,5 @@ def _mixed(view: View, campaigns: CampaignSet, change: Float64) -> list[Proposal
             shares[:2] += (moved, -moved)
             places, version = np.arange(shares.size), view.controls.version[campaign, Knob.WEIGHTS]
             of_one = np.full(shares.size, campaign)
-            rows.append(
-                proposals(of_one, Knob.WEIGHTS, shares, version, Source.POLICY, "a wish", index=places)
-            )
+            rows.append(proposals(of_one, Knob.WEIGHTS, shares, version, Source.POLICY, "a wish", index=places))
     return rows

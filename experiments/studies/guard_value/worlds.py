@@ -17,6 +17,7 @@ from scipy.stats import beta
 
 from engine.actions import Proposals, Source
 from engine.campaigns import CampaignSet, ControlState, Period
+from engine.episodes import NOTHING_DIFFERS
 from engine.events import COUNTS, REVENUE, SPEND
 from engine.guard import Outcome, Reason
 from engine.ledger import RecordKind, decode_round
@@ -26,7 +27,7 @@ from engine.runtime.local import LocalRunner
 from engine.runtime.plan import Plan
 from engine.runtime.store import LEDGER, read_ledger
 from engine.units import Float64, Int64
-from engine.verdicts import Event
+from engine.verdicts import BEGINNINGS, Event
 from sim.unguarded import UNGUARDED
 
 DAY = 24
@@ -125,8 +126,8 @@ def guarded(plan: Plan, policy: Policy | None = None) -> Guarded:
 
 
 def _told(ledger: Path, counts: Int64) -> Guarded:
-    begun: dict[int | tuple[int, int], int] = {}
-    ended: dict[tuple[int, int, Event], Ended] = {}
+    begun: dict[tuple[int, int], int] = {}
+    ended: dict[tuple[int, int], Ended] = {}
     refused, breaker, was_open = Counter[str](), [], False
     for record in read_ledger(ledger):
         if record.kind is not RecordKind.ROUND:
@@ -134,14 +135,12 @@ def _told(ledger: Path, counts: Int64) -> Guarded:
         told = decode_round(record)
         for each in told.header["watches"]:
             event, campaign, action = Event(each["event"]), each["campaign"], each["action"]
-            if event is Event.OPENED:
+            if event in BEGINNINGS:
                 begun[campaign, action] = record.tick - 1
-            elif event is Event.BEGUN:
-                begun[campaign] = record.tick - 1
-            elif event is not Event.ROLLS_BACK:
-                since = begun.get((campaign, action), begun.get(campaign, -1))
+            elif event is not Event.ROLLS_BACK and each["why"] != NOTHING_DIFFERS:
+                since = begun[campaign, action]
                 end = Ended(campaign, event, since, record.tick - since, each["why"], each["control"])
-                ended.setdefault((campaign, record.tick, event), end)  # the knobs of an episode end together
+                ended.setdefault((campaign, record.tick), end)  # the knobs of an episode end together
         reasons = told.judged["reason"][told.judged["outcome"] == Outcome.REFUSED]
         refused.update(Reason(reason).name.lower() for reason in reasons.tolist())
         if told.header["breaker"] and not was_open:
