@@ -130,7 +130,7 @@ def table(told: dict[str, Any]) -> str:
 
     return "\n".join(
         [
-            f"{told['picked']} campaigns picked; with nothing done, the next week's profit is {told['next_week']:+.1%}; "
+            f"{told['picked']} picked; with nothing done, their next week's profit is {told['next_week']:+.1%}; "
             f"the harmful change costs {told['profit_lost']:.1%}",
             line("improved_untouched", "of picked campaigns are better in the next week, with nothing done"),
             line("improved_harmful", "of harmful changes look like an improvement, after against before"),
