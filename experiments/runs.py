@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pyarrow.lib import ArrowException
 
-from engine.alerts import ACCOUNT_WIDE, Alert, AlertLog
+from engine.alerts import ACCOUNT_WIDE
 from engine.errors import BadInput
 from engine.events import COUNTS
-from engine.ledger import Fold, LedgerError, Record, RecordKind, decode_round, verify
+from engine.ledger import Fold, LedgerError, Record, verify
 from engine.metrics import ScoreTargets, metrics
 from engine.runtime.store import LEDGER, read_ledger
 from engine.units import Int64
 from experiments.config import RunConfig, load_config
 from experiments.story import Story
-from experiments.telling import calendar, tell
+from experiments.telling import calendar, tell, told_alerts
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -77,6 +77,7 @@ class Run:
         `closed` is missing where it was open at the end, `campaign` where it is about the whole account.
         """
         grid, ids = calendar(self.info["config"]), sorted(self.info["config"]["campaigns"])
+        told = told_alerts(read_ledger(self.folder / LEDGER), len(ids))
         rows = [
             {
                 "opened": grid.opens(each.opened + 1),
@@ -88,7 +89,7 @@ class Run:
                 "why": each.why,
                 "closed_why": each.closed_why,
             }
-            for each in told_alerts(read_ledger(self.folder / LEDGER))
+            for each in told
         ]
         table = pd.DataFrame(
             rows, columns=["opened", "closed", "kind", "campaign", "knob", "about", "why", "closed_why"]
@@ -203,15 +204,6 @@ def story(folder: Path | str, campaign: str) -> Story:
     if not audit(folder)["valid"]:
         raise BadInput(f"the ledger of run {folder} does not hold: see where with `bidtwin audit {folder}`")
     return tell(read_ledger(Path(folder) / LEDGER), campaign)
-
-
-def told_alerts(records: Iterable[Record]) -> list[Alert]:
-    """The alerts that a ledger's records tell of, in the order in which they were opened."""
-    log = AlertLog()
-    for record in records:
-        if record.kind is RecordKind.ROUND:
-            log.take(record.tick, decode_round(record).header.get("alerts", ()))
-    return log.alerts
 
 
 def _first_bad(ledger: Path) -> tuple[int | None, str | None]:

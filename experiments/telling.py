@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Knob, Result, Source
-from engine.alerts import ACCOUNT_WIDE
+from engine.alerts import ACCOUNT_WIDE, Alert, AlertLog
 from engine.errors import BadInput
 from engine.guard import EXPLANATIONS, Outcome, Reason
 from engine.ledger import LedgerError, Record, RecordKind, Round, decode, decode_round
@@ -55,6 +55,27 @@ def tell_all(records: Iterable[Record], campaigns: Collection[str]) -> dict[str,
             teller.take(heard)
         count += 1
     return {campaign: teller.story(count) for campaign, teller in tellers.items()}
+
+
+def told_alerts(records: Iterable[Record], campaigns: int) -> list[Alert]:
+    """The alerts that a ledger's records tell of, in the order in which they were opened.
+
+    Raises
+    ------
+    LedgerError
+        Where a record tells of alerts what cannot be.
+    """
+    log = AlertLog()
+    for record in records:
+        if record.kind is not RecordKind.ROUND:
+            continue
+        try:
+            log.take(record.tick, decode_round(record).header.get("alerts", ()))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise LedgerError(f"record {record.sequence} tells what cannot be: {error}") from None
+        if any(not ACCOUNT_WIDE <= about.campaign < campaigns for about in log.open):
+            raise LedgerError(f"record {record.sequence} tells of an alert about no campaign of this run")
+    return log.alerts
 
 
 def _opening(record: Record | None) -> dict[str, Any]:

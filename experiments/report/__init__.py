@@ -10,7 +10,7 @@ from engine.runtime.store import LEDGER, read_ledger
 from experiments.report import decisions as decided
 from experiments.report import figures
 from experiments.report.data import close_up, page_data
-from experiments.telling import tell_all
+from experiments.telling import tell_all, told_alerts
 
 if TYPE_CHECKING:
     from experiments.runs import Run
@@ -34,7 +34,7 @@ def report(run: Run) -> Path:
     told = decided.commands(rounds, table.ids, calendar)
     decided.answer(found, told, calendar)
     decided.judge(found, rounds, calendar)
-    alarms = decided.alarms(rounds, table.ids, calendar)
+    alarms = decided.alarms(told_alerts(read_ledger(run.folder / LEDGER), len(table.ids)), table.ids, calendar)
     stories = tell_all(read_ledger(run.folder / LEDGER), [table.ids[place] for place in close_up(table)])
     data = page_data(table, found, told, alarms, stories, supported=bool(run.info["support"]))
     path = run.folder / REPORT

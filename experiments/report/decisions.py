@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from engine.actions import Knob
-from engine.alerts import ACCOUNT_WIDE, Alert, AlertLog
+from engine.alerts import ACCOUNT_WIDE, Alert
 from engine.ledger import RecordKind, decode_round
 from engine.runtime.store import LEDGER, read_ledger
 from engine.units import Int64
@@ -184,13 +184,10 @@ class Alarm:
     closed_why: str
 
 
-def alarms(rounds: Headers, ids: Sequence[str], calendar: Calendar) -> list[Alarm]:
+def alarms(told: Sequence[Alert], ids: Sequence[str], calendar: Calendar) -> list[Alarm]:
     """The alerts of a run: the open ones first, the oldest of them on top; then the closed ones, the newest on top."""
-    log = AlertLog()
-    for tick, header in rounds:
-        log.take(tick, header.get("alerts", ()))
-    opened = [alert for alert in log.alerts if alert.closed is None]
-    closed = sorted((alert for alert in log.alerts if alert.closed is not None), key=lambda alert: -(alert.closed or 0))
+    opened = [alert for alert in told if alert.closed is None]
+    closed = sorted((alert for alert in told if alert.closed is not None), key=lambda alert: -(alert.closed or 0))
     return [_alarm(alert, ids, calendar) for alert in opened + closed]
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from engine.ledger import GENESIS, RecordKind, decode, decode_round, encode, seal
+from engine.alerts import AlertLog
+from engine.ledger import GENESIS, LedgerError, RecordKind, decode, decode_round, encode, seal
 from engine.runtime.store import LEDGER, read_ledger
 from experiments import api
 from experiments.api import Run
@@ -101,7 +102,7 @@ def since(run: Run) -> pd.Timestamp:
 
 
 def test_run_alerts_is_a_row_per_alert(blocked: Run, reference: Stage) -> None:
-    (row,) = blocked.alerts.astype(object).where(blocked.alerts.notna(), None).to_dict("records")
+    row = blocked.alerts.astype(object).where(blocked.alerts.notna(), None).to_dict("records")[-1]
     assert row == {
         "opened": since(blocked),
         "closed": None,
@@ -171,7 +172,7 @@ def test_the_report_shows_alerts_and_verdicts(blocked: Run) -> None:
     texts = [text for text in page.texts if text.strip()]
     first = texts.index("open")
     assert texts[first : first + 6] == ["open", when, "–", "a", what, why]
-    assert page.campaign("a")[1]["alerts"] == [[True, f"since {when} · {what}: {why}"]]
+    assert page.campaign("a")[1]["alerts"][0] == [True, f"since {when} · {what}: {why}"]
     assert page.campaign("b")[1]["alerts"] == []
     told = page.words(page.campaign("a")[1]["changes"], 1, 2, 8)
     assert [row[8] for row in told if row[2] == "applied"] == [f"its rollback is blocked: {why}, {when}", None]
@@ -192,7 +193,10 @@ def test_open_alerts_come_first_the_oldest_on_top_closed_ones_after_with_both_ti
         entry("closed", 5, alert="lease_lost", campaign=-1, knob=None, why="renewed"),
     ]
     local = pd.Series(pd.date_range("2026-03-02", periods=10, freq="h"))
-    found = alarms(rounds, ["a"], Calendar(local, HOUR))
+    log = AlertLog()
+    for tick, header in rounds:
+        log.take(tick, header["alerts"])
+    found = alarms(log.alerts, ["a"], Calendar(local, HOUR))
     edit, change = "a person's later edit stands upon it", "a later change stands upon it"
     assert [(each.since, each.until, each.campaign, each.what, each.why, each.closed_why) for each in found] == [
         ("2 Mar 03:00", None, None, f"a policy is suspended ({SHOWN})", SHOWN, ""),
@@ -225,6 +229,30 @@ def forge(folder: Path, sequence: int, change: Callable[[dict[str, Any]], Any]) 
     (folder / "run.json").write_text(json.dumps(info))
 
 
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"campaign": 7}, "tells of an alert about no campaign of this run"),
+        ({"event": "closed"}, "tells what cannot be: alert rollback_blocked of campaign 0 is not open"),
+        ({"knob": 9}, "has a header that cannot be read|tells what cannot be: 9 is not a valid Knob"),
+    ],
+)
+def test_a_forged_alert_is_refused_in_one_sentence(blocked: Run, tmp_path: Path, other: Any, why: str) -> None:
+    (tick,) = told_of_watches(blocked, "opened")
+    folder = Path(shutil.copytree(blocked.folder, tmp_path / "run"))
+    (told,) = entry("opened", tick)[1]["alerts"]
+    forge(folder, tick + 1, lambda header: header.update(alerts=[told | other]))
+    run = api.open_run(folder)
+    for ask in (lambda: run.alerts, lambda: report(run)):
+        with pytest.raises(LedgerError, match=rf"^record {tick + 1} ({why})"):
+            ask()
+    assert api.audit(folder)["first_bad"] == tick + 1
+
+
+def no_alert_opens(header: dict[str, Any]) -> None:
+    header["alerts"] = [each for each in header["alerts"] if each["event"] != "opened"]
+
+
 def the_other_knob(header: dict[str, Any]) -> None:
     header["commands"][0]["knob"] = 0
 
@@ -232,7 +260,7 @@ def the_other_knob(header: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("event", "change", "why"),
     [
-        ("blocked", lambda header: header.update(alerts=[]), r"no alert tells of it$"),
+        ("blocked", no_alert_opens, r"no alert tells of it$"),
         ("blocked", lambda header: header["watches"][0].update(event="opened"), "open watch cannot follow watched$"),
         ("opened", lambda header: header.update(watches=[]), None),  # and so the verdict comes from nowhere
         ("opened", lambda header: header["watches"][0].update(event="kept"), "keep cannot follow applied$"),

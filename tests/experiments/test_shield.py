@@ -68,6 +68,7 @@ def test_the_ledger_is_valid_and_no_step_is_above_a_quarter(run: Run) -> None:
     assert (told["valid"], told["max_relative_step"]) == (True, 0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [20, 49, 50, 51, 65])
 def test_killed_before_at_and_after_the_suspension_and_resumed_it_ends_the_same(
     run: Run, killed_at: int, tmp_path: Path

@@ -63,6 +63,7 @@ def worlds(draw: DrawFn) -> tuple[WorldFactory, ControlState]:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), st.sampled_from([64, 128, 512]))
 def test_what_is_skipped_or_recorded_or_replayed_comes_out_the_same(
