@@ -632,7 +632,7 @@ REPLAY_REFUSED = {
         "auction: second_price",
         "auction: second_price\nmarkets: {}",
         "markets (={}) is not a known key: choose from schema_version, name, seed, account, decision_every, record, "
-        "shards, campaigns_per_actor and 15 others",
+        "shards, campaigns_per_actor and 16 others",
     ),
     "creatives in a replay": (
         "limits: {min",
