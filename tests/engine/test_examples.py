@@ -49,6 +49,10 @@ EXAMPLES = {
     "the limits file unreadable at start → no automatic mode": (
         "test_the_limits_file_unreadable_at_start_means_no_automatic_mode"
     ),
+    "disk full → nothing applied, frozen": "test_disk_full_nothing_is_applied_and_nothing_begins_until_it_is_mended",
+    "conversions missing only because they are young → no verdict": (
+        "test_conversions_missing_only_because_they_are_young_give_no_verdict"
+    ),
     "deny wins a race": "test_deny_wins_a_race_whatever_the_order_they_came_in",
     "[0.5, 0.5] → [1, 0] → offers [0.75, 0.25]": "test_half_and_half_to_all_and_nothing_offers_three_quarters",
     "the agent emits out-of-range actions 100 times in a row → it is suspended and the fallback policy bids": (
