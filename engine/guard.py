@@ -10,25 +10,22 @@ and so does one whose impact is not known.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import IntEnum
-from fractions import Fraction
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Actions, Approved, Flaw, Knob, Proposals, Source, wanted_values
-from engine.campaigns import SCALARS, CampaignSet, ControlState, Period, value_in_force
-from engine.errors import BadInput
+from engine.campaigns import SCALARS, CampaignSet, ControlState, value_in_force
 from engine.impact import UNKNOWN, WEEK_DAYS, Basis, Evidence, predicted_by_record
+from engine.judgement import NO_OFFER, Impact, Judgement, Outcome, Reason
+from engine.limits import Limits
 from engine.standing import Standing
 from engine.units import PPM, Bool, Int64
 
 MAX_TOTAL_VARIATION = 250_000
 MAX_EXPOSURE = 250_000
 """By how much, in ppm, a campaign's exposure may rise in one round from several knobs outside mandates."""
-UNCAPPED = 562_500
-"""What two steps of a quarter come to, which no cap narrows: 1.25 squared, less one."""
 ACCOUNT_RISE_PART = 10
 """Budgets may rise, net and automatically, by this part of the account within a day."""
 HIGH_SPEND_PART = 50
@@ -37,232 +34,7 @@ LARGE_STEP_PERCENT = 15
 """A step of a large campaign above this needs a person."""
 MOST_CAMPAIGNS = 3
 """So many campaigns may change outside mandates in one round without a person."""
-DEFAULT_BAND = (Fraction(1, 3), Fraction(3))
-NO_OFFER = -1
-FOREVER = np.iinfo(np.int64).max
-_MAX_BAND = 1_000  # times the anchor; with denominators up to a million, every product stays within int64
 _PARTIES = len(Source)
-
-
-class Outcome(IntEnum):
-    """The guard's answer to a row."""
-
-    APPROVED = 0
-    NEEDS_APPROVAL = 1
-    REFUSED = 2
-
-
-class Reason(IntEnum):
-    """Why a row was not approved; the first that holds, in this order."""
-
-    NONE = 0
-    NOT_A_NUMBER = 1
-    NOT_FINITE = 2
-    NOT_WHOLE = 3
-    NEGATIVE = 4
-    OUT_OF_RANGE = 5
-    UNKNOWN_TARGET = 6
-    STALE = 7
-    NO_OP = 8
-    NOT_A_SWITCH = 9
-    ZERO = 10
-    STEP = 11
-    HARD_MINIMUM = 12
-    HARD_MAXIMUM = 13
-    BID_ABOVE_BUDGET = 14
-    ANCHOR_BAND = 15
-    INCOMPLETE_VECTOR = 16
-    VECTOR_SUM = 17
-    TOTAL_VARIATION = 18
-    SECOND_CHANGE = 19
-    ACCOUNT_BUDGET = 20
-    OUTSIDE_MANDATE = 21
-    FROZEN = 22
-    PERSONS_HOLD = 23
-    COOLDOWN = 24
-    ACCOUNT_RISE = 25
-    JOINT_EXPOSURE = 26
-    WINDOW = 27
-    QUARANTINED = 28
-    BREAKER = 29
-    LEARNING_PHASE = 30
-    AFTER_ROLLBACK = 31
-    EXTRAPOLATION = 32
-    MANY_CAMPAIGNS = 33
-    LARGE_CAMPAIGN = 34
-    LARGE_SPEND_CHANGE = 35
-    NO_AUTOMATIC_MODE = 60
-
-
-EXPLANATIONS = {
-    Reason.NOT_A_NUMBER: "the value is not a number",
-    Reason.NOT_FINITE: "the value is not finite",
-    Reason.NOT_WHOLE: "the value is not a whole number of micros",
-    Reason.NEGATIVE: "the value is negative",
-    Reason.OUT_OF_RANGE: "the value is larger than any amount of money accepted",
-    Reason.UNKNOWN_TARGET: "there is no such campaign, knob, creative or source",
-    Reason.STALE: "the knob moved after the proposer looked at it",
-    Reason.NO_OP: "the value is the one in force",
-    Reason.NOT_A_SWITCH: "paused is 0 or 1",
-    Reason.ZERO: "a bid or budget is never set to 0: pause instead",
-    Reason.STEP: "an automatic change is at most a quarter of the value in force",
-    Reason.HARD_MINIMUM: "below the hard minimum",
-    Reason.HARD_MAXIMUM: "above the hard maximum",
-    Reason.BID_ABOVE_BUDGET: "the bid would exceed the budget",
-    Reason.ANCHOR_BAND: "outside the band around the last value a person set",
-    Reason.INCOMPLETE_VECTOR: "weights are proposed whole, one row per creative",
-    Reason.VECTOR_SUM: "weights must sum to 1,000,000 ppm",
-    Reason.TOTAL_VARIATION: "weights move by at most 250,000 ppm in total variation",
-    Reason.SECOND_CHANGE: "the knob already changes in this round",
-    Reason.ACCOUNT_BUDGET: "the account's budget would be exceeded",
-    Reason.OUTSIDE_MANDATE: "outside any mandate, and what it would do to spend is not known: a person has to approve",
-    Reason.PERSONS_HOLD: "a person set the value less than a day ago",
-    Reason.COOLDOWN: "the knob cools down after its last change or rollback",
-    Reason.ACCOUNT_RISE: "the account's budgets would rise by more than a tenth of the account within a day",
-    Reason.JOINT_EXPOSURE: "the campaign's knobs together would raise its exposure too far in one round",
-    Reason.FROZEN: "frozen: nothing begins but pauses and rollbacks",
-    Reason.WINDOW: "the knob would rise by more than its limit within the window",
-    Reason.QUARANTINED: "the same change was rolled back lately",
-    Reason.BREAKER: "the breaker is open after three rollbacks in a day: a person has to close it",
-    Reason.LEARNING_PHASE: "the campaign is in its first days or has few mature clicks: a person has to approve",
-    Reason.AFTER_ROLLBACK: "a change of this campaign was rolled back less than a week ago: a person has to approve",
-    Reason.EXTRAPOLATION: "nothing is known of a creative that was never shown: a person has to approve",
-    Reason.MANY_CAMPAIGNS: "more than three campaigns at once: a person has to approve",
-    Reason.LARGE_CAMPAIGN: "a step of more than 15 % on one of the largest campaigns: a person has to approve",
-    Reason.LARGE_SPEND_CHANGE: "spend would change by more than 2 % of the account's: a person has to approve",
-    Reason.NO_AUTOMATIC_MODE: "no automatic mode until the limits file can be read: a person has to approve",
-}
-
-
-@dataclass(frozen=True)
-class Window:
-    """A net limit: within so many ticks (at most a day) a knob rises by at most so many ppm of what it was."""
-
-    knob: Knob
-    ticks: int
-    rise: int
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the guard enforces for n campaigns.
-
-    minimum, maximum:
-        int64[n, 2], hard bounds of bid and budget in micros; the minimum is at least 1.
-    band_low, band_high:
-        int64[n, 2, 2], the anchor band of each scalar knob as a fraction (numerator, denominator).
-    mandate_until:
-        int64[n, 4], the last tick at which each knob may move automatically; −1 where no mandate was granted.
-    account_budget:
-        The most that the budgets per day may sum to, micros; None for no limit.
-    account_member:
-        bool[n], whose budgets count towards it (those per day).
-    day:
-        Ticks in 24 hours: how long a person's hold, a cooldown and the account's window last; 0 for none of them.
-    exposure:
-        int64[n], ppm by which a mandate lets a campaign's exposure rise in one round; None: no mandate narrows it.
-    delay_horizon:
-        Ticks after a change until its conversions count for its watch; None: a day.
-    windows:
-        Net limits of automatic rises.
-    automatic:
-        Whether anything may pass by itself but pauses, rollbacks and a person's own edits.
-    version:
-        Changes with every new set of limits; an approval is bound to it.
-    """
-
-    minimum: Int64
-    maximum: Int64
-    band_low: Int64
-    band_high: Int64
-    mandate_until: Int64
-    account_budget: int | None
-    account_member: Bool
-    day: int = 0
-    exposure: Int64 | None = None
-    delay_horizon: int | None = None
-    windows: tuple[Window, ...] = ()
-    automatic: bool = True
-    version: int = 1
-
-    @classmethod
-    def of(cls, campaigns: CampaignSet, account_budget: int | None = None) -> Self:
-        """The campaigns' hard bounds, the default band, and no mandate."""
-        n = len(campaigns)
-        low, high = ((side.numerator, side.denominator) for side in DEFAULT_BAND)
-        return cls(
-            minimum=np.maximum(np.stack([campaigns.min_bid, campaigns.min_budget], axis=1), 1),
-            maximum=np.stack([campaigns.max_bid, campaigns.max_budget], axis=1),
-            band_low=np.tile(np.array(low, dtype=np.int64), (n, len(SCALARS), 1)),
-            band_high=np.tile(np.array(high, dtype=np.int64), (n, len(SCALARS), 1)),
-            mandate_until=np.full((n, len(Knob)), -1, dtype=np.int64),
-            account_budget=account_budget,
-            account_member=campaigns.period == Period.DAY,
-        )
-
-    def with_mandate(
-        self,
-        members: Int64,
-        knobs: tuple[Knob, ...],
-        band: tuple[Fraction, Fraction] = DEFAULT_BAND,
-        until: int | None = None,
-        exposure_cap: int | None = None,
-    ) -> Self:
-        """These limits with a mandate on some knobs of some campaigns, through tick `until` (None: the whole run).
-
-        `exposure_cap` is in ppm; None leaves the exposure to the step law of each knob.
-
-        The band is taken to a millionth; one that is not 0 <= low <= high <= 1000 is a BadInput.
-        """
-        if not 0 <= band[0] <= band[1] <= _MAX_BAND:
-            raise BadInput(f"band (={band[0]}, {band[1]}) must be 0 <= low <= high <= {_MAX_BAND}: try 1/3 and 3")
-        lowest, highest = (side.limit_denominator(PPM) for side in band)
-        low, high, mandate = self.band_low.copy(), self.band_high.copy(), self.mandate_until.copy()
-        for knob in knobs:
-            mandate[members, knob] = FOREVER if until is None else until
-            if knob in SCALARS:
-                low[members, knob] = (lowest.numerator, lowest.denominator)
-                high[members, knob] = (highest.numerator, highest.denominator)
-        exposure = self.exposure
-        if exposure_cap is not None:
-            exposure = np.full(len(self.minimum), UNCAPPED, dtype=np.int64) if exposure is None else exposure.copy()
-            exposure[members] = exposure_cap
-        return replace(self, band_low=low, band_high=high, mandate_until=mandate, exposure=exposure)
-
-
-@dataclass(frozen=True)
-class Impact:
-    """By how much a row outside mandates is predicted to change spend per day, micros; None where nobody can tell."""
-
-    row: int
-    spend_per_day: int | None
-    basis: Basis
-
-    def told(self) -> dict[str, Any]:
-        """The prediction as the ledger holds it."""
-        return {"row": self.row, "spend_per_day_micros": self.spend_per_day, "by": self.basis.value}
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The guard's answer to a batch of proposals, row by row.
-
-    `old` is the value in force; `offer`, where a row was refused for its value, the nearest one that the laws of its
-    knob let through, or NO_OFFER. `approved` holds the approved rows as actions whose ids tell the round and the row.
-    `impacts` are the predictions for rows outside mandates.
-    """
-
-    proposals: Proposals
-    outcome: NDArray[Any]  # uint8, Outcome
-    reason: NDArray[Any]  # uint8, Reason
-    old: Int64
-    offer: Int64
-    approved: Approved
-    impacts: tuple[Impact, ...] = ()
-
-    def count(self, outcome: Outcome) -> int:
-        """Rows with the given outcome."""
-        return int((self.outcome == outcome).sum())
 
 
 @dataclass
@@ -511,8 +283,15 @@ def _check_quarantine(case: _Case, standing: Standing, tick: int, spared: Bool) 
             old, new = each.old, each.values[0]
             mine &= (case.wanted >= new) if new > old else (case.wanted <= new)
         elif each.values:
-            mine &= np.array(each.values)[np.minimum(case.index, len(each.values) - 1)] == case.wanted
+            mine &= _as_a_whole(case, mine, np.array(each.values))
         case.refuse(mine, Reason.QUARANTINED)
+
+
+def _as_a_whole(case: _Case, mine: Bool, values: Int64) -> Bool:
+    """Of the rows of one campaign's knob, those of a party whose every row wants the given values."""
+    other = mine & (values[np.minimum(case.index, len(values) - 1)] != case.wanted)
+    same: Bool = ~np.isin(case.party, case.party[other])
+    return same
 
 
 def _check_windows(case: _Case, standing: Standing, limits: Limits, tick: int) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from engine.actions import ROW_BITS, Actions, Knob, Note, Result, Source, no_actions
 from engine.campaigns import SCALARS, ControlState, after, value_in_force
 from engine.errors import BadInput
-from engine.guard import NO_OFFER, Judgement, Outcome, Reason
+from engine.judgement import NO_OFFER, Judgement, Outcome, Reason
 from engine.life import ImpossibleLife
 from engine.lives import Lives
 from engine.shield import Clipped

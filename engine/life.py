@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engine.actions import Result
-from engine.guard import Outcome
+from engine.judgement import Outcome
 
 
 class Stage(IntEnum):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Knob, Source
 from engine.alerts import ACCOUNT_WIDE, AlertKind, AlertLog
-from engine.guard import Outcome
+from engine.judgement import Outcome
 from engine.life import OF_OUTCOME, OF_RESULT, ImpossibleLife, Stage, Step, advance, spelt, steps_of
 from engine.units import Bool, Int64
 
@@ -103,10 +103,10 @@ class Lives:
         self._settle(tick, told.results)
         if not told.judged:
             return
-        self._forget(sequence, tick)
         watches = told.header.get("watches", ())
         for each in watches:
             self._watched(tick, each)
+        self._forget(sequence, tick)  # what a watch confirms may have ended days ago, where boundaries are far apart
         granted = self._commanded(tick, sequence, told)
         self._judged(sequence, tick, told, granted)
         self.alerts.take(tick, told.header.get("alerts", ()))
@@ -144,7 +144,7 @@ class Lives:
         for sequence in expired:
             del self._asked[sequence]
             self._waits_in[self._waits_in == sequence] = -1
-        bygone = takewhile(lambda each: tick - each.tick > _REACH * patience, self._rounds.values())
+        bygone = takewhile(lambda each: each.settled and tick - each.settled > _REACH * patience, self._rounds.values())
         for each in list(bygone):
             if np.isin(each.stage, _UNDER_WAY).any():
                 break

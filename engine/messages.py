@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from engine.actions import Approved, Knob
 from engine.events import TickCounts
-from engine.guard import Limits
 from engine.ledger import RecordKind
+from engine.limits import Limits
 from engine.policy import View
 
 # --- campaigns ---

@@ -18,10 +18,12 @@ from engine.actions import Actions, Approved, Knob, Proposals, Result, Source, n
 from engine.alerts import AlertKind, Alerts, Fingerprint
 from engine.campaigns import CampaignSet, ControlState, after
 from engine.differing import Place, differing, restoring, values
-from engine.guard import MOST_CAMPAIGNS, Judgement, Limits, Outcome, Reason, check, in_mandate
+from engine.guard import MOST_CAMPAIGNS, check, in_mandate
 from engine.impact import Evidence, Spending
+from engine.judgement import Judgement, Outcome, Reason
 from engine.ledger import RecordKind, closing_body, opening_body, round_body
 from engine.life import OF_RESULT, Stage, advance, steps_of
+from engine.limits import Limits
 from engine.messages import (
     Answer,
     Boundary,
@@ -329,7 +331,12 @@ class OptimiserMachine:
             if each.event is Event.BLOCKED:
                 about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, each.campaign, each.knob)
                 self._alarm(view.tick, about, each.why, holds=True)
-        return told, inverses
+        return told, [self._not_asked_for(rows) for rows in inverses]
+
+    def _not_asked_for(self, inverse: Proposals) -> Proposals:
+        """A watch's rows without those that a person asks for at this boundary: a vector judged twice is no vector."""
+        keys = zip(inverse.campaign.tolist(), inverse.knob.tolist(), strict=True)
+        return inverse.take(np.array([(campaign, Knob(knob)) not in self._desk.undoing for campaign, knob in keys]))
 
     def _restore(self, view: View) -> list[Proposals]:
         """Hold the view against the record: alerts where it differs, and the rows that restore what it says."""
@@ -380,11 +387,16 @@ class OptimiserMachine:
         return done.judgement, done.clipped
 
     def _judge_as_asked(self, view: View, granted: Bool, proposed: Proposals) -> Judgement:
-        """The guard's answer; what would wait or pass outside mandates is tried in the twin, and judged again by it."""
+        """The guard's answer; what would wait or pass outside mandates is tried in the twin, and judged again by it.
+
+        Where this lets something pass that stood behind what now waits, that is tried too.
+        """
         evidence = Evidence(self._spending, self._watched())
         judgement = self._check(view, proposed, granted, evidence)
-        tried = self._tried(view, judgement, granted)
-        return self._check(view, proposed, granted, replace(evidence, tried=tried)) if tried else judgement
+        while tried := self._tried(view, judgement, granted, evidence.tried):
+            evidence = replace(evidence, tried={**evidence.tried, **tried})
+            judgement = self._check(view, proposed, granted, evidence)
+        return judgement
 
     def _check(self, view: View, proposed: Proposals, granted: Bool, evidence: Evidence) -> Judgement:
         return check(
@@ -432,10 +444,13 @@ class OptimiserMachine:
             watched[each.campaign, each.knob] = True
         return watched
 
-    def _tried(self, view: View, judgement: Judgement, granted: Bool) -> dict[tuple[int, Knob], int]:
+    def _tried(
+        self, view: View, judgement: Judgement, granted: Bool, known: Mapping[tuple[int, Knob], int]
+    ) -> dict[tuple[int, Knob], int]:
         """By how much the twin's spend of a day differs with and without each change outside mandates, micros.
 
-        Of more campaigns than may change without a person nothing is tried, nor where several want the same knob.
+        Of more campaigns than may change without a person nothing is tried, nor where several want the same knob, nor
+        what is known already.
         """
         rows = judgement.proposals
         open_ = (judgement.outcome != Outcome.REFUSED) & (rows.source > Source.ROLLBACK) & ~granted
@@ -449,7 +464,7 @@ class OptimiserMachine:
         tried = {}
         for action in _by_knob(outside):
             campaign, knob = int(action.campaign[0]), Knob(int(action.knob[0]))
-            if np.unique(action.index).size == len(action) and ends > begins:
+            if (campaign, knob) not in known and np.unique(action.index).size == len(action) and ends > begins:
                 changed = after(self._campaigns.cell_start, view.controls, action)
                 spends = (self._spend(campaign, begins, ends, each) for each in (changed, view.controls))
                 tried[campaign, knob] = (next(spends) - next(spends)) * day // (ends - begins)

@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.actions import Knob, Proposals, Source, proposals
 from engine.campaigns import ControlState
-from engine.guard import Judgement, Outcome, Reason
+from engine.judgement import Judgement, Outcome, Reason
 from engine.messages import ACCOUNT, Command, CommandKind, Role
 from engine.policy import View
 from engine.rollback import Blocked, History
@@ -222,6 +222,8 @@ class Desk:
         return "knob_frozen" if self._leased else "lease_lost"
 
     def _roll_back(self, controls: ControlState, command: Command, history: History) -> Request:
+        if (command.campaign, command.knob) in self._undoing:  # the same twice would be one vector with too many rows
+            return Request(command, "already_asked")
         action = command.action
         if action is None:
             action = history.latest(command.campaign, command.knob)

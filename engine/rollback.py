@@ -159,7 +159,13 @@ class History:
         later = list(takewhile(lambda newer: newer.first != action, self._standing(campaign, knob)))
         if any(newer.rows.source[0] == Source.PERSON for newer in later):
             return Blocked.LATER_EDIT
-        return Blocked.LATER_CHANGE if later else _restoring(step.rows, state, by)
+        forgotten = self._forgot_since(step, campaign, knob, state)
+        return Blocked.LATER_CHANGE if later or forgotten else _restoring(step.rows, state, by)
+
+    def _forgot_since(self, step: _Step, campaign: int, knob: Knob, state: ControlState) -> bool:
+        """Whether a later change of the knob, a policy's, is out of reach already: each was a version of the knob."""
+        known = sum(1 for _ in takewhile(lambda newer: newer.first != step.first, self._steps(campaign, knob)))
+        return bool(state.version[campaign, knob] != step.rows.base_version[0] + 1 + known)
 
     def _standing(self, campaign: int, knob: Knob) -> Iterator[_Step]:
         for step in self._steps(campaign, knob):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import Flaw, Knob, Proposals
-from engine.guard import NO_OFFER, Judgement, Outcome, Reason
+from engine.judgement import NO_OFFER, Judgement, Outcome, Reason
 from engine.units import Bool, Int64
 
 SUSPENDED_AFTER = 100

@@ -19,7 +19,7 @@ from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.errors import BadInput
-from engine.guard import Limits, Window
+from engine.limits import Limits, Window
 from engine.messages import ACCOUNT, Command, Role
 from engine.optimiser import Assignment
 from engine.policy import Policy

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from engine.actions import ROW_BITS, Knob, Result, Source
 from engine.alerts import ACCOUNT_WIDE, Alert, AlertLog
 from engine.errors import BadInput
-from engine.guard import EXPLANATIONS, Outcome, Reason
+from engine.judgement import EXPLANATIONS, Outcome, Reason
 from engine.ledger import LedgerError, Record, RecordKind, Round, decode, decode_round
 from engine.messages import ACCOUNT
 from engine.runtime.plan import DAY_MINUTES

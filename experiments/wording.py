@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.alerts import AlertKind
-from engine.guard import EXPLANATIONS
+from engine.judgement import EXPLANATIONS
 
 SENTENCES = {reason.name.lower(): sentence for reason, sentence in EXPLANATIONS.items()}
 """The guard's reasons."""
@@ -13,6 +13,8 @@ ANSWERS = {
     "proposer_cannot_approve": "the proposer cannot approve",
     "account_frozen": "the account is frozen",
     "knob_frozen": "the knob is frozen",
+    "already_asked": "somebody asked for it at the same moment",
+    "breaker_open": "the breaker is open",
     "limits_changed": "the limits changed meanwhile",
     "unknown_person": "this run knows no such person",
     "unknown_campaign": "there is no such campaign",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine.campaigns import CampaignSet, ControlState
-from engine.guard import Limits
+from engine.limits import Limits
 from engine.messages import Command, Role
 from engine.optimiser import Assignment
 from engine.policy import EventSource, Trial

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from engine.actions import ROW_BITS, Knob, Result, Source
 from engine.campaigns import CampaignSet
 from engine.events import BIDS, CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OUTSIDE_SUPPORT, REVENUE, SPEND
-from engine.guard import Outcome, Reason
+from engine.judgement import Outcome, Reason
 from engine.ledger import Record, RecordKind, Round, decode_round, explain
 from engine.runtime.hosts import STEADY, Records, Report
 from engine.runtime.plan import Moment, Rehearsal, unrehearsed

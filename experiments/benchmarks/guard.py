@@ -18,8 +18,10 @@ import numpy as np
 
 from engine.actions import Knob, Proposals, Result, Source, proposals
 from engine.campaigns import CampaignSet, ControlState
-from engine.guard import Judgement, Limits, Outcome, Reason, check
+from engine.guard import check
+from engine.judgement import Judgement, Outcome, Reason
 from engine.ledger import RecordKind, round_body
+from engine.limits import Limits
 from engine.runtime.store import LEDGER, LedgerWriter
 from engine.standing import Standing
 from experiments.benchmarks.measuring import Figure, by_turns

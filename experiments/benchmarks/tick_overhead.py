@@ -19,8 +19,9 @@ from agents.classic import PacingPI
 from engine.actions import Knob, Source
 from engine.campaigns import CampaignSet, ControlState
 from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, SPEND, Events, Opportunities, TickCounts
-from engine.guard import Limits, Outcome
+from engine.judgement import Outcome
 from engine.ledger import RecordKind, decode_round
+from engine.limits import Limits
 from engine.optimiser import Assignment
 from engine.policy import Batch
 from engine.runtime.actors import RayRunner

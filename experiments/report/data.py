@@ -12,7 +12,7 @@ import numpy as np
 
 from agents.classic import expected_traffic
 from engine.events import COUNTS, SPEND
-from engine.guard import DEFAULT_BAND
+from engine.limits import DEFAULT_BAND
 from engine.metrics import Reason, metrics
 from engine.runtime.hosts import STEADY
 from engine.units import Int64, TickGrid

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,14 @@ def test_imports_go_only_downwards() -> None:
     linted = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "0 broken." in linted.stdout, linted.stdout
     assert linted.returncode == 0
+
+
+def test_the_contracts_name_every_room_of_the_domain() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    rooms = {f"engine.{path.stem}" for path in (ROOT / "engine").glob("*.py")} - {"engine.__init__"}
+    for contract in contracts:
+        named = {each for each in contract.get("source_modules", ()) if each.startswith("engine.")}
+        assert named in (set(), rooms), contract["name"]
 
 
 def test_the_guard_alone_makes_a_permission() -> None:

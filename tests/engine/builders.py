@@ -10,8 +10,10 @@ import numpy as np
 
 from engine.actions import Approved, Knob, Proposals, Result, Source, proposals
 from engine.campaigns import CampaignSet, Charging, ControlState, Period, apply
-from engine.guard import Judgement, Limits, Outcome, Reason, check, in_mandate
+from engine.guard import check, in_mandate
+from engine.judgement import Judgement, Outcome, Reason
 from engine.ledger import GENESIS, Record, RecordKind, closing_body, opening_body, round_body, seal
+from engine.limits import Limits
 from engine.standing import Standing
 from engine.units import Int64
 

@@ -13,7 +13,9 @@ import engine
 from engine.actions import ROW_BITS, Flaw, Knob, Note, Proposals, Result, Source, nearest_step, no_proposals, proposals
 from engine.campaigns import Period
 from engine.errors import BadInput
-from engine.guard import EXPLANATIONS, NO_OFFER, Limits, Outcome, Reason, check, nearest_vector
+from engine.guard import check, nearest_vector
+from engine.judgement import EXPLANATIONS, NO_OFFER, Outcome, Reason
+from engine.limits import Limits
 from engine.units import MAX_MICROS
 from tests.engine.builders import (
     BID,

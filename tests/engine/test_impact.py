@@ -14,9 +14,11 @@ from engine.actions import Knob, Proposals, Source
 from engine.alerts import AlertKind, Fingerprint
 from engine.campaigns import ControlState, Period
 from engine.events import CLICKS, COUNTS, SPEND
-from engine.guard import Impact, Judgement, Limits, Outcome, Reason, Window, check
+from engine.guard import check
 from engine.impact import LEARNING_CLICKS, Basis, Evidence, Spending
+from engine.judgement import Impact, Judgement, Outcome, Reason
 from engine.ledger import RecordKind, decode_round
+from engine.limits import Limits, Window
 from engine.messages import ACCOUNT, Command, CommandKind
 from engine.standing import NEVER, Standing
 from tests.engine.builders import BID, BUDGET, campaign_set, controls, mandated, vector, wish
@@ -283,6 +285,18 @@ def test_a_vector_that_was_rolled_back_is_quarantined_as_it_was() -> None:
     assert case.ask(vector([600_001, 399_999], Source.RULE, 5)) == [waits(Reason.AFTER_ROLLBACK)] * 2
 
 
+def test_a_vector_that_shares_a_part_with_one_that_was_rolled_back_is_judged_whole() -> None:
+    case = Case()
+    case.campaigns = campaign_set((3,) * N)
+    thirds = np.array([333_334, 333_333, 333_333] * N)
+    case.state = controls(case.campaigns, weights=thirds)
+    rolled_back(case, vector([400_000, 300_000, 300_000], Source.RULE, 5))
+    case.tick += 8 * DAY  # the week in which a person has to approve is over
+    case.tried = {(5, Knob.WEIGHTS): 0}
+    assert case.ask(vector([400_000, 310_000, 290_000], Source.RULE, 5)) == [LOW] * 3
+    assert case.ask(vector([400_000, 300_000, 300_000], Source.RULE, 5)) == [(Outcome.REFUSED, Reason.QUARANTINED)] * 3
+
+
 def test_a_policys_course_that_was_rolled_back_rests_in_both_directions_as_long_as_the_knob_cools() -> None:
     case = Case()
     case.limits = replace(mandated(case.campaigns), day=DAY)
@@ -366,6 +380,25 @@ def test_what_would_wait_or_pass_is_tried_in_the_twin() -> None:
     assert loop.told == [("APPROVED", "NONE")]
 
 
+class Steep:
+    """A twin in which whatever is raised costs much."""
+
+    def spend(self, campaign: int, from_tick: int, to_tick: int, controls: ControlState) -> int:  # noqa: ARG002
+        return 100 * int(controls.bid[campaign]) + int(controls.budget[campaign]) // 10
+
+
+def test_what_passes_only_because_the_twin_holds_another_change_back_is_tried_too() -> None:
+    """By the record both would pass, were they not too much together, so the bid is refused and not tried at first."""
+    loop = Busy({LATER: (ask(BID * 106 // 100), ask(BUDGET * 119 // 100, knob=Knob.BUDGET))}, NO_MANDATE)
+    loop.go(to=LATER)
+    assert loop.told == [("REFUSED", "JOINT_EXPOSURE"), ("APPROVED", "NONE")]
+    loop = Busy({LATER: (ask(BID * 106 // 100), ask(BUDGET * 119 // 100, knob=Knob.BUDGET))}, NO_MANDATE)
+    loop.machine._trial = Steep()
+    loop.go(to=LATER)
+    assert [each["by"] for each in loop.header()["impacts"]] == ["trial", "trial"]
+    assert loop.told == [("NEEDS_APPROVAL", "LARGE_SPEND_CHANGE")] * 2
+
+
 def rolls_back(loop: Loop, times: int) -> None:
     """A person edits and takes back, over and over."""
     for time in range(times):
@@ -424,3 +457,16 @@ def test_a_rollback_that_the_guard_refuses_opens_an_alert_until_the_knob_is_set(
     loop.go()
     assert [each["event"] for each in loop.header()["alerts"]] == ["closed"]
     assert loop.records[-1].kind is RecordKind.ROUND
+
+
+def test_two_people_who_take_the_same_vector_back_at_once_take_it_back() -> None:
+    loop = Busy({}, NO_MANDATE)
+    shares = [500_000, 500_000]
+    about = {"campaign": 1, "knob": Knob.WEIGHTS}
+    assert loop.controls.weights[1:].tolist() == shares
+    loop.go(command("edit", "edit", values=(900_000, 100_000), **about))
+    asked = [command("rollback", name, **about) for name in ("first", "second")]
+    assert loop.go(*asked) == ["approved", "already_asked"]
+    assert loop.header()["alerts"] == []
+    loop.go()
+    assert loop.controls.weights[1:].tolist() == shares

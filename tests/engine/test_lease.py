@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from engine.actions import Knob
-from engine.guard import Limits
 from engine.ledger import decode_round
+from engine.limits import Limits
 from tests.engine.builders import BID
 from tests.engine.test_optimiser import CAMPAIGNS, EVERYBODY, Loop, ask, command
 

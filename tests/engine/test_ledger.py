@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine.actions import ROW_BITS, Knob, Note, Proposals, Result, Source, proposals
 from engine.campaigns import ControlState
 from engine.errors import BadInput
-from engine.guard import NO_OFFER, Outcome, Reason
+from engine.judgement import NO_OFFER, Outcome, Reason
 from engine.ledger import (
     GENESIS,
     LEDGER_VERSION,

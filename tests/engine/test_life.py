@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.actions import ROW_BITS, Knob, Result
-from engine.guard import Outcome
+from engine.judgement import Outcome
 from engine.ledger import LedgerError, Record, decode, encode, fold
 from engine.life import (
     CANNOT,

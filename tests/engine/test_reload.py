@@ -12,8 +12,10 @@ import pytest
 from agents.scripted import Scripted
 from engine.actions import Knob, Source
 from engine.campaigns import ControlState
-from engine.guard import Limits, Outcome, Reason, check
+from engine.guard import check
+from engine.judgement import Outcome, Reason
 from engine.ledger import decode_round
+from engine.limits import Limits
 from engine.messages import Command, Reloaded, Role
 from engine.optimiser import Assignment, OptimiserMachine
 from engine.rollback import History

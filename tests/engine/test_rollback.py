@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from engine.actions import ROW_BITS, Knob, Note, Proposals, Result, Source, no_actions
-from engine.guard import NO_OFFER, Outcome, Reason
+from engine.judgement import NO_OFFER, Outcome, Reason
 from engine.rollback import Blocked, History
 from tests.engine.builders import BID, MAX_BID, Desk, answers, campaign_set, vector, wish, with_limits
 
@@ -179,3 +179,17 @@ def test_a_policys_action_leaves_the_reach_of_a_rollback_before_a_persons() -> N
     for tick, known in ((10, [True, True]), (11, [True, False]), (100, [True, False]), (101, [False, False])):
         history.record(tick, no_actions())
         assert [history.latest(campaign, Knob.BID) is not None for campaign in (0, 1)] == known
+
+
+def test_no_rollback_jumps_over_a_policys_later_action_that_is_out_of_reach() -> None:
+    memory = Memory()
+    memory.history = History(100, policy_ticks=10)
+    rule = memory.hold(wish(1_200_000, source=Source.RULE))
+    policy = memory.hold(wish(1_300_000, version=1))
+    memory.desk.tick += 11
+    memory.history.record(memory.desk.tick, no_actions())
+    assert (memory.inverse(policy), memory.inverse(rule)) == (Blocked.UNKNOWN_ACTION, Blocked.LATER_CHANGE)
+    edit = memory.hold(wish(1_100_000, source=Source.PERSON, version=2))
+    assert memory.inverse(rule) is Blocked.LATER_EDIT
+    memory.roll_back(edit)
+    assert memory.inverse(rule) is Blocked.LATER_CHANGE

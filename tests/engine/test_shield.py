@@ -13,8 +13,9 @@ import pytest
 from agents.classic import PacingPI
 from engine.actions import Knob, Proposals, Source, no_proposals
 from engine.campaigns import CampaignSet
-from engine.guard import NO_OFFER, Limits, Outcome, Reason
+from engine.judgement import NO_OFFER, Outcome, Reason
 from engine.ledger import Round, decode_round
+from engine.limits import Limits
 from engine.messages import Open, Role
 from engine.optimiser import Assignment, OptimiserMachine
 from engine.policy import View

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from engine.actions import Knob, Proposals, Source
-from engine.guard import NO_OFFER, Limits, Outcome, Reason
+from engine.judgement import NO_OFFER, Outcome, Reason
+from engine.limits import Limits
 from engine.standing import COOLING_DAYS, NEVER, Standing
 from tests.engine.builders import BID, BUDGET, Desk, answers, campaign_set, mandated, vector, wish
 

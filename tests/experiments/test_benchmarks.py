@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import BadInput
 from engine.events import CLICKS, IMPRESSIONS, SPEND
-from engine.guard import Outcome
+from engine.judgement import Outcome
 from engine.runtime.local import LocalRunner
 from engine.runtime.store import LEDGER, read_ledger
 from experiments.benchmarks import BENCHMARKS, auction_single, guard, run_benchmarks, tick_overhead

@@ -12,7 +12,8 @@ from engine.ledger import RecordKind, decode_round
 from engine.runtime.actors import RayRunner
 from engine.runtime.store import LEDGER, read_ledger
 from experiments import api
-from experiments.config import load_config
+from experiments.build import simulation
+from experiments.config import SimulationConfig, load_config
 from experiments.runs import Run
 from tests.scenarios import config
 
@@ -106,3 +107,13 @@ def test_a_window_is_read_strictly() -> None:
     ):
         with pytest.raises(BadInput, match=r"windows\[0\]"):
             load_config(config(windows=[wrong]))
+
+
+def test_the_delay_horizon_is_given_in_hours_and_rounded_up_to_ticks() -> None:
+    for hours, ticks in ((None, 24), (6, 6), (0.5, 1), (1.2, 2)):
+        given = {} if hours is None else {"delay_horizon_hours": hours}
+        loaded = api.load(config(time=DAYS, **given))
+        assert isinstance(loaded, SimulationConfig)
+        assert simulation(loaded).limits.delay_horizon == ticks
+    with pytest.raises(BadInput, match=r"delay_horizon_hours \(=0\)"):
+        api.load(config(delay_horizon_hours=0))

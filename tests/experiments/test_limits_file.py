@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BadInput
-from engine.guard import Limits
 from engine.ledger import RecordKind, decode_round
+from engine.limits import Limits
 from engine.runtime.local import LocalRunner, Progress
 from engine.runtime.store import LEDGER, read_ledger
 from experiments import api, build

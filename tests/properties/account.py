@@ -1,7 +1,9 @@
 """An account in memory: the production machines, a campaign machine per campaign, and the ledger in a tuple.
 
 An `Account` is a value. Holding a boundary gives another one, so a search can branch anywhere, and losing a process is
-going back to an earlier value. What became of the history is told by the ledger, as it is after every recovery.
+going back to an earlier value. What became of the history is told by the ledger, as it is after every recovery. Beside
+it an account keeps what the ledger told so far and what was spent, gathered without the machines: the invariants are
+held against that.
 """
 
 from __future__ import annotations
@@ -10,17 +12,17 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.actions import Actions, Approved, Result
+from engine.actions import Actions, Approved, Knob, Result, Source
 from engine.campaign_machine import CampaignMachine, CampaignState
 from engine.campaigns import CampaignSet, ControlState
-from engine.events import CLICKS, CONVERSIONS, COUNTS, OPPORTUNITIES, REVENUE, SPEND, TickCounts
-from engine.guard import Limits
+from engine.events import CLICKS, COUNTS, SPEND, TickCounts
 from engine.ledger import GENESIS, Fold, Record, RecordKind, Round, closing_body, decode_round, seal
+from engine.limits import Limits
 from engine.messages import (
     Advanced,
     Answered,
@@ -32,24 +34,20 @@ from engine.messages import (
     Open,
     Publish,
     Published,
-    Reloaded,
     Role,
 )
 from engine.optimiser import Assignment, OptimiserMachine, OptimiserState
-from engine.policy import View
+from engine.policy import Trial, View
 from engine.rollback import History
 from engine.units import Int64, TickGrid
+from tests.properties.world import World
 
 NOTHING = np.empty(0, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What does not change while an account is steered; the limits are those it begins with.
-
-    Where it is `alive`, campaigns spend and earn, and spend twice as much once a bid is above its first one, so that
-    watches come to verdicts; else nothing ever happens.
-    """
+    """What does not change while an account is steered."""
 
     campaigns: CampaignSet
     begins: ControlState
@@ -57,16 +55,7 @@ class Rules:
     grid: TickGrid
     people: Mapping[str, frozenset[Role]]
     approval_ticks: int
-    alive: bool = False
-
-    def happens(self, campaign: int, controls: ControlState, ticks: int) -> Int64:
-        """What the world does to a campaign over a span: int64[ticks, creatives, counts]."""
-        counts = np.zeros((ticks, len(controls.weights), len(COUNTS)), dtype=np.int64)
-        if self.alive and not controls.paused[0]:
-            above = controls.bid[0] > self.begins.bid[campaign]
-            counts[:, :, OPPORTUNITIES], counts[:, :, CLICKS], counts[:, :, CONVERSIONS] = 100, 10, 6
-            counts[:, :, SPEND], counts[:, :, REVENUE] = 60_000 * (1 + above), 100_000
-        return counts
+    trial: Trial | None = None
 
     @property
     def history_ticks(self) -> int:
@@ -84,6 +73,7 @@ class Rules:
             people=self.people,
             approval_ticks=self.approval_ticks,
             history=History.told_by(records, self.history_ticks, self.approval_ticks),
+            trial=self.trial,
             state=state,
         )
 
@@ -98,15 +88,94 @@ class Rules:
         return [(mine, self.campaigns.select(mine)) for mine in members]
 
 
+class Seen(NamedTuple):
+    """Lifetime spend (micros) and clicks of every campaign at a boundary."""
+
+    tick: int
+    spend: Int64
+    clicks: Int64
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the ledger told and what was spent so far, oldest first; no invariant asks a machine what it remembers.
+
+    applied:
+        The rows that every round applied, with its tick.
+    taken_back:
+        The actions that rollbacks took back, each with the tick of its rollback's round.
+    watched:
+        The actions under watch, and their knobs.
+    closed_at:
+        The tick at which a person last closed the breaker; −1: never.
+    seen:
+        What was spent up to each boundary.
+    """
+
+    applied: tuple[tuple[int, Actions], ...] = ()
+    taken_back: tuple[tuple[int, Actions], ...] = ()
+    watched: Mapping[int, tuple[int, Knob]] = field(default_factory=dict)
+    closed_at: int = -1
+    seen: tuple[Seen, ...] = ()
+
+    def after(self, round_: Round, tick: int, rows: Actions, lifetime: Int64) -> Past:
+        """With a round, the rows of it that were applied, and the lifetime counts it saw."""
+        watched = dict(self.watched)
+        for told in round_.header["watches"]:
+            if told["event"] == "opened":
+                watched[told["action"]] = told["campaign"], Knob(told["knob"])
+            elif told["event"] != "rolls_back":
+                watched.pop(told["action"], None)  # an episode's knobs are not among them
+        closed = any(told["answer"] == "closed" for told in round_.header["commands"])
+        return Past(
+            applied=(*self.applied, (tick, rows)),
+            taken_back=(*self.taken_back, *((tick, self.rows_of(action)) for action in taken_back(round_, rows))),
+            watched=watched,
+            closed_at=tick if closed else self.closed_at,
+            seen=(*self.seen, Seen(tick, lifetime[:, SPEND], lifetime[:, CLICKS])),
+        )
+
+    def rows_of(self, action: int) -> Actions:
+        """The rows of an applied action: one, or a whole vector."""
+        for _, rows in self.applied:
+            (place,) = np.nonzero(rows.action == action)
+            if place.size:
+                return rows.take((rows.campaign == rows.campaign[place]) & (rows.knob == rows.knob[place]))
+        raise AssertionError(f"action {action} was never applied")
+
+
+def branched(fold: Fold) -> Fold:
+    """A fold that goes on by itself: the lives it follows are changed in place."""
+    branch = copy.copy(fold)
+    branch.lives = copy.deepcopy(fold.lives)
+    return branch
+
+
+def taken_back(round_: Round, rows: Actions) -> list[int]:
+    """The actions that a round's applied rollbacks took back: those that people or watches had asked for."""
+    asked = {
+        (told["campaign"], told["knob"]): told["action"]
+        for told in round_.header["watches"]
+        if told["event"] == "rolls_back"
+    } | {
+        (told["campaign"], told["knob"]): told["undoes"]
+        for told in round_.header["commands"]
+        if told["undoes"] is not None
+    }
+    undo = rows.take(rows.source == Source.ROLLBACK)
+    keys = dict.fromkeys(zip(undo.campaign.tolist(), undo.knob.tolist(), strict=True))
+    return [asked[key] for key in keys]
+
+
 @dataclass(frozen=True)
 class Account:
     """Everything that is durable or can be restored, after the rows of the last round were applied.
 
-    `partly` are the controls as they were while the campaigns applied the round one after the other; `applied` are the
-    rows that every round applied, with its tick, oldest first.
+    `partly` are the controls as they were while the campaigns applied the round one after the other.
     """
 
     rules: Rules
+    world: World
     optimiser: OptimiserState
     shards: tuple[CampaignState, ...]
     records: tuple[Record, ...]
@@ -114,7 +183,7 @@ class Account:
     results: NDArray[Any] = field(default_factory=NOTHING.copy)
     approved: Approved = field(default_factory=Approved.nothing)
     partly: tuple[ControlState, ...] = ()
-    applied: tuple[tuple[int, Actions], ...] = ()
+    past: Past = field(default_factory=Past)
 
     @classmethod
     def open(cls, rules: Rules, assignments: tuple[Assignment, ...]) -> Account:
@@ -128,17 +197,13 @@ class Account:
         record = seal(GENESIS, 0, commit.kind, commit.tick, commit.body)
         fold = Fold()
         fold.update(record)
-        return cls(rules, machine.state, shards, (record,), fold)
+        world = World(rules.campaigns, rules.approval_ticks)
+        return cls(rules, world, machine.state, shards, (record,), fold)
 
     @property
     def tick(self) -> int:
         """The last boundary held."""
         return self.records[-1].tick
-
-    @property
-    def limits(self) -> Limits:
-        """The limits in force."""
-        return self.optimiser.limits
 
     @cached_property
     def controls(self) -> ControlState:
@@ -150,18 +215,12 @@ class Account:
         """The last round as the ledger tells it."""
         return decode_round(self.records[-1])
 
-    def hold(
-        self,
-        machine: OptimiserMachine,
-        commands: tuple[Command, ...] = (),
-        ticks: int = 1,
-        reloaded: Reloaded | None = None,
-    ) -> Account:
+    def hold(self, machine: OptimiserMachine, commands: tuple[Command, ...] = (), ticks: int = 1) -> Account:
         """Live through some ticks, hold the boundary with a machine that stands here, commit, apply."""
-        observed, view = self.observe(ticks)
-        commit, approved, state = decide(machine, Boundary(view, commands, self.results, reloaded))
+        observed, boundary = self.reach(commands, ticks)
+        commit, approved, state = decide(machine, boundary)
         record = seal(self.records[-1].digest, len(self.records), commit.kind, commit.tick, commit.body)
-        fold = copy.copy(self.fold)
+        fold = branched(self.fold)
         fold.update(record)
         shards, results = deliver(self.rules, observed, approved)
         ends = range(1, len(shards) + 1)
@@ -175,7 +234,7 @@ class Account:
             results=results,
             approved=approved,
             partly=tuple(merged(self.rules, (*shards[:end], *observed[end:])) for end in ends),
-            applied=(*self.applied, (commit.tick, rows)),
+            past=self.past.after(decode_round(record), commit.tick, rows, boundary.view.lifetime),
         )
 
     def machine(self, assignments: tuple[Assignment, ...]) -> OptimiserMachine:
@@ -189,25 +248,18 @@ class Account:
 
     def told(self) -> ControlState:
         """The controls that the ledger tells once the last results are recorded."""
-        fold = copy.copy(self.fold)
+        fold = branched(self.fold)
         fold.update(self.closing())
         assert fold.state is not None
         return fold.state
 
-    def lost(
-        self,
-        after: Account,
-        assignments: tuple[Assignment, ...],
-        commands: tuple[Command, ...],
-        reloaded: Reloaded | None = None,
-    ) -> None:
+    def lost(self, after: Account, assignments: tuple[Assignment, ...], commands: tuple[Command, ...]) -> None:
         """Lose processes at every place of the boundary that led to `after`: the outcome is always the same.
 
         Before the commit nothing is known of the round, which is held again. After it the round is decided again and
         compared. While it is applied, any of the campaigns may have applied it already, and is asked again.
         """
-        observed, view = self.observe(after.tick - self.tick)
-        boundary = Boundary(view, commands, self.results, reloaded)
+        observed, boundary = self.reach(commands, after.tick - self.tick)
         commit, approved, state = decide(self.machine(assignments), boundary)
         written = after.records[-1]
         assert (commit.kind, commit.tick, commit.body) == (written.kind, written.tick, written.body)
@@ -218,11 +270,17 @@ class Account:
             assert results.tolist() == after.results.tolist()
             assert all(mine.controls.equals(its.controls) for mine, its in zip(shards, after.shards, strict=True))
 
+    def reach(self, commands: tuple[Command, ...], ticks: int) -> tuple[tuple[CampaignState, ...], Boundary]:
+        """Live through some ticks: the campaigns at the next boundary, and all that comes in there."""
+        observed, view = self.observe(ticks)
+        return observed, Boundary(view, commands, self.results)
+
     def observe(self, ticks: int) -> tuple[tuple[CampaignState, ...], View]:
+        """What the world does to the campaigns over some ticks, and the view of it."""
         shards, parts = [], []
         for campaign, state in enumerate(self.shards):
             machine = self.rules.shard(campaign, state)
-            counts = self.rules.happens(campaign, state.controls, ticks)
+            counts = self.world.counts(campaign, state.controls, self.tick + 1, ticks)
             for _ in range(2):  # delivered twice, counted once
                 machine.handle(Advanced(TickCounts(self.tick + 1, counts)))
             (published,) = machine.handle(Publish(self.tick + ticks))

@@ -6,19 +6,23 @@ events and is checked where they are folded (`tests/engine/test_events.py`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.actions import Actions, Knob, Result, Source
+from engine.alerts import AlertKind, Fingerprint
 from engine.campaigns import SCALARS, ControlState, value_in_force
-from engine.guard import Limits, Outcome, Reason
-from engine.ledger import fold, verify
+from engine.judgement import Outcome, Reason
+from engine.ledger import Fold, verify
+from engine.limits import Limits
 from engine.messages import ACCOUNT, Apply, Role
 from engine.people import ROLES, CommandKind
 from engine.units import PPM
 from tests.properties.account import Account
+from tests.properties.impact import why_high
 
 
 def check_all(before: Account, after: Account) -> None:
@@ -42,7 +46,7 @@ def i2_hard_bounds_hold_at_every_prefix(before: Account, after: Account) -> None
     """The ledger up to here tells the controls before the round, the same with its results those after it."""
     assert after.fold.state is not None
     for state in (before.controls, after.fold.state, *after.partly, after.controls):
-        within_bounds(state, after.limits)
+        within_bounds(state, after.rules.limits)
 
 
 def i3_sums_are_kept_while_a_round_is_applied(before: Account, after: Account) -> None:
@@ -53,7 +57,7 @@ def i3_sums_are_kept_while_a_round_is_applied(before: Account, after: Account) -
     start = after.rules.campaigns.cell_start[:-1]
     for state in (*after.partly, after.controls):
         assert (np.add.reduceat(state.weights, start) == PPM).all()
-    account = after.limits.account_budget
+    account = after.rules.limits.account_budget
     if account is not None:
         rises = np.maximum(after.controls.budget - before.controls.budget, 0).sum()
         assert rises == 0 or before.controls.budget.sum() + rises <= account
@@ -79,32 +83,37 @@ def i5_a_round_and_a_command_have_one_effect(before: Account, after: Account) ->
     assert after.optimiser.desk.served == before.optimiser.desk.served | set(served)
 
 
-def i6_nothing_applies_without_an_approval_or_a_mandate(before: Account, after: Account) -> None:
-    rows, tick, limits = after.approved.rows, after.tick, after.limits
+def i6_nothing_applies_without_an_approval_a_mandate_or_low_impact(before: Account, after: Account) -> None:
     asked = commands(after, "approved")
-    assert after.round.header["limits_version"] == limits.version
-    for place in range(len(rows)):
-        key = int(rows.campaign[place]), Knob(rows.knob[place])
-        pauses = key[1] is Knob.PAUSED and rows.new[place] == 1
-        mandated = limits.automatic and tick <= limits.mandate_until[key]
-        if rows.source[place] == Source.PERSON:
-            kinds = {"pause", "resume"} if key[1] is Knob.PAUSED else {"edit"}
-            assert any(kind in kinds | {"edit"} and target == key for kind, target in asked)
-        elif rows.source[place] == Source.ROLLBACK:
+    assert after.round.header["limits_version"] == after.rules.limits.version
+    for key, rows in by_knob(after.approved.rows):
+        if rows.source[0] == Source.PERSON:
+            kinds = {"edit", "pause", "resume"} if key[1] is Knob.PAUSED else {"edit"}
+            assert any(kind in kinds and target == key for kind, target in asked)
+        elif rows.source[0] == Source.ROLLBACK:
             assert ("rollback", key) in asked or key in undone_by_watches(after)
-        elif not (pauses or mandated):
-            _was_granted(before, after, rows.take(np.array([place])), asked[("approve", key)])
+        elif ("approve", key) in asked:
+            _was_granted(before, after, rows, asked[("approve", key)])
+    alone = list(by_knob(passed_by_themselves(after)))
+    together = len({campaign for (campaign, _), _ in alone})
+    for _, rows in alone:
+        assert why_high(before, after, rows, together) == []
 
 
-def _was_granted(before: Account, after: Account, row: Actions, by: dict[str, Any]) -> None:
-    """An approver, not the proposer, approved this very row in time, on this version and under these limits."""
-    key = int(row.campaign[0]), Knob(row.knob[0])
-    pending = before.optimiser.desk.pending[key]
+def passed_by_themselves(after: Account) -> Actions:
+    """Rows outside mandates that passed without a person's yes, though they protect nothing."""
+    rows = automatic(after)
+    return rows.take(~in_mandate(after, rows) & ~granted(after, rows) & ~pauses(rows))
+
+
+def _was_granted(before: Account, after: Account, rows: Actions, by: dict[str, Any]) -> None:
+    """An approver, not the proposer, approved these very rows in time, on this version and under these limits."""
+    pending = before.optimiser.desk.pending[int(rows.campaign[0]), Knob(rows.knob[0])]
     assert after.tick - pending.tick <= after.rules.approval_ticks
-    assert pending.limits_version == after.limits.version
-    at = pending.rows.index == row.index[0]
-    assert row.new[0] in pending.rows.wanted[at]
-    assert (pending.rows.base_version[at] == row.base_version[0]).all()
+    assert pending.limits_version == after.rules.limits.version
+    assert pending.rows.index.tolist() == rows.index.tolist()
+    assert pending.rows.wanted.tolist() == rows.new.tolist()
+    assert pending.rows.base_version.tolist() == rows.base_version.tolist()
     assert Role.APPROVER in after.rules.people[by["by"]]
     assert by["by"] != pending.rows.notes[int(pending.rows.note[0])].proposer
 
@@ -150,46 +159,60 @@ def _part(command: dict[str, Any]) -> Knob | None:
     return None if command["whole"] else Knob(command["knob"])
 
 
-def i8_after_a_rollback_the_value_is_the_recorded_one_or_it_was_refused(before: Account, after: Account) -> None:
-    """An episode goes back over its own steps, which a mandate let through; else nothing stands above."""
-    past = [rows for _, rows in before.applied]
-    commanded = {
-        (command["campaign"], Knob(command["knob"])): command["undoes"]
-        for command in after.round.header["commands"]
-        if command["kind"] == "rollback" and command["answer"] == "approved"
-    }
-    undo = in_force(after)
-    undo = undo.take(undo.source == Source.ROLLBACK)
-    moved = {(int(campaign), Knob(knob)) for campaign, knob in zip(undo.campaign, undo.knob, strict=True)}
-    assert set(commanded) <= moved
-    asked = undone_by_watches(after) | commanded
-    for key in moved:
-        action = asked[key]
-        (undone,) = [each for rows in past for each in (_of(rows, key),) if len(each) and each.action[0] == action]
+def i8_after_a_rollback_the_value_is_the_recorded_one_or_an_alert_is_open(before: Account, after: Account) -> None:
+    """What was asked for and not done is told by an alert that stays open until the knob is set.
+
+    An episode goes back over its own steps, which a mandate let through. What came second in its round comes again.
+    """
+    done = [rows for tick, rows in after.past.taken_back if tick == after.tick]
+    for undone in done:
         assert undone.source[0] != Source.ROLLBACK
         assert values(after, undone) == undone.old.tolist()
-        newer = [(tick, _of(rows, key)) for tick, rows in before.applied if len(rows) and rows.round > undone.round]
-        newer = [(tick, rows) for tick, rows in newer if len(rows)]
-        taken_back_before = sum(rows.source[0] != Source.ROLLBACK for _, rows in newer) * 2 == len(newer)
-        own_steps = key in undone_by_watches(after) and all(
-            rows.source[0] > Source.ROLLBACK and tick <= after.rules.limits.mandate_until[key] for tick, rows in newer
+        later = [(tick, rows) for tick, rows in before.past.applied if len(rows) and rows.round > undone.round]
+        newer = [(tick, mine) for tick, rows in later for mine in (_of(rows, key_of(undone)),) if len(mine)]
+        taken_back_before = sum(mine.source[0] != Source.ROLLBACK for _, mine in newer) * 2 == len(newer)
+        own_steps = key_of(undone) in undone_by_watches(after) and all(
+            mine.source[0] > Source.ROLLBACK and tick <= after.rules.limits.mandate_until[key_of(undone)]
+            for tick, mine in newer
         )
         assert taken_back_before or own_steps
+    moved = {key_of(rows) for rows in done}
+    assert {key for kind, key in commands(after, "approved") if kind == "rollback"} <= moved
+    asked, blocked = set(undone_by_watches(after)), refused_rollbacks(after)
+    assert asked <= moved | blocked | refused_rollbacks(after, second=True)
+    alerts = after.optimiser.alerts.since
+    assert {_blocked(key) for key in blocked} <= set(alerts)
+    settled = {_blocked(key) for key, rows in by_knob(in_force(before)) if rows.source[0] <= Source.ROLLBACK}
+    expected = {about for about in before.optimiser.alerts.since if about.kind is AlertKind.ROLLBACK_BLOCKED} - settled
+    expected |= {_blocked(key) for key in blocked}
+    assert {about for about in alerts if about.kind is AlertKind.ROLLBACK_BLOCKED} == expected
+
+
+def refused_rollbacks(account: Account, *, second: bool = False) -> set[tuple[int, Knob]]:
+    """The knobs whose rollback the last round refused, for good or as the second, or whose watch let it be."""
+    told = account.round.judged
+    refused = (told["source"] == Source.ROLLBACK) & (told["outcome"] == Outcome.REFUSED)
+    refused &= (told["reason"] == Reason.SECOND_CHANGE) == second
+    knobs = {(int(c), Knob(k)) for c, k in zip(told["campaign"][refused], told["knob"][refused], strict=True)}
+    watches = account.round.header["watches"]
+    return knobs | {(each["campaign"], Knob(each["knob"])) for each in watches if each["event"] == "blocked"}
+
+
+def _blocked(key: tuple[int, Knob]) -> Fingerprint:
+    return Fingerprint(AlertKind.ROLLBACK_BLOCKED, *key)
 
 
 def i9_what_a_person_set_is_not_overwritten_within_its_hold(before: Account, after: Account) -> None:
-    rows, approved = in_force(after), commands(after, "approved")
+    rows = automatic(after)
+    rows = rows.take(~granted(after, rows) & ~pauses(rows))
     held = {
-        (int(campaign), int(knob))
-        for tick, past in before.applied
-        if after.tick - tick < after.limits.day
-        for campaign, knob, source in zip(past.campaign, past.knob, past.source, strict=True)
-        if source == Source.PERSON
+        key
+        for tick, past in before.past.applied
+        if after.tick - tick < after.rules.limits.day
+        for key, mine in by_knob(past)
+        if mine.source[0] == Source.PERSON
     }
-    for campaign, knob, source, new in zip(rows.campaign, rows.knob, rows.source, rows.new, strict=True):
-        key = int(campaign), Knob(knob)
-        pauses = knob == Knob.PAUSED and new == 1
-        assert key not in held or source <= Source.ROLLBACK or ("approve", key) in approved or pauses
+    assert not held & {key for key, _ in by_knob(rows)}
 
 
 def i10_no_negative_or_non_finite_value(before: Account, after: Account) -> None:  # noqa: ARG001 - one signature
@@ -250,20 +273,91 @@ def i14_a_refusal_changes_nothing_but_the_ledger(before: Account, after: Account
             assert command["answer"].startswith(("needs_role", "unknown_person"))
 
 
+def while_the_breaker_is_open_nothing_automatic_is_applied(before: Account, after: Account) -> None:
+    """It opens with the third rollback within a day since a person last closed it, and only a person closes it."""
+    bundles = [
+        tick
+        for tick, rows in before.past.applied
+        for _ in np.unique(rows.campaign[rows.source == Source.ROLLBACK])
+        if tick >= before.past.closed_at
+    ]
+    lately = [tick for tick in bundles if tick > bundles[-1] - after.rules.limits.day]
+    opened = breaker(before) or (len(lately) >= 3 and lately[-1] == before.tick)
+    closed = after.past.closed_at == after.tick
+    assert not closed or opened
+    assert breaker(after) == (opened and not closed)
+    assert (Fingerprint(AlertKind.BREAKER_OPEN) in after.optimiser.alerts.since) == breaker(after)
+    if breaker(after):
+        assert pauses(automatic(after)).all()
+
+
+def what_was_rolled_back_is_not_applied_again(before: Account, after: Account) -> None:
+    """For a fortnight not that change, nor one beyond it; a course under a mandate rests as long as its knob does."""
+    day = after.rules.limits.day
+    rows = automatic(after)
+    for key, mine in by_knob(rows.take(~granted(after, rows) & ~pauses(rows))):
+        times = 0
+        for tick, undone in before.past.taken_back:
+            if key_of(undone) != key:
+                continue
+            times += 1
+            rest = (1, 3, 7)[min(times, 3) - 1] * day
+            if undone.source[0] <= Source.ROLLBACK:
+                continue
+            if tick <= after.rules.limits.mandate_until[key]:
+                assert after.tick - tick >= rest
+            elif after.tick - tick < max(14 * day, rest):
+                assert not _as_far(mine, undone)
+
+
+def _as_far(rows: Actions, undone: Actions) -> bool:
+    """Whether a change ends where another one did, or beyond."""
+    if rows.knob[0] not in SCALARS:
+        return rows.new.tolist() == undone.new.tolist()
+    new, bad = int(rows.new[0]), int(undone.new[0])
+    return new >= bad if bad > undone.old[0] else new <= bad
+
+
+def a_rise_never_passes_its_window(before: Account, after: Account) -> None:
+    """Against what was in force at the boundary so long ago or, near the beginning, at the first one."""
+    rows = automatic(after)
+    for window in after.rules.limits.windows:
+        ticks = [seen.tick for seen in after.past.seen]
+        past = [tick for tick in ticks if tick <= after.tick - window.ticks] or ticks[:1]
+        for (campaign, knob), mine in by_knob(rows.take((rows.knob == window.knob) & (rows.new > rows.old))):
+            old = int(before.rules.begins.scalar[campaign, knob])
+            for tick, applied in before.past.applied:
+                changed = _of(applied, (campaign, knob)).new.tolist()
+                old = changed[0] if changed and tick < past[-1] else old
+            assert (mine.new[0] - old) * PPM <= old * window.rise
+
+
+def a_knob_under_watch_is_only_lowered(before: Account, after: Account) -> None:  # noqa: ARG001 - one signature
+    """Outside mandates, and whoever said yes to it."""
+    rows = automatic(after)
+    for key, mine in by_knob(rows.take(~in_mandate(after, rows) & ~pauses(rows))):
+        lowers = key[1] in SCALARS and mine.new[0] < mine.old[0]
+        assert lowers or key not in after.past.watched.values()
+
+
 INVARIANTS = (
     i1_every_automatic_step_is_at_most_a_quarter,
     i2_hard_bounds_hold_at_every_prefix,
     i3_sums_are_kept_while_a_round_is_applied,
     i4_the_ledger_tells_the_controls,
     i5_a_round_and_a_command_have_one_effect,
-    i6_nothing_applies_without_an_approval_or_a_mandate,
+    i6_nothing_applies_without_an_approval_a_mandate_or_low_impact,
     i7_frozen_nothing_begins_but_pauses_and_rollbacks,
-    i8_after_a_rollback_the_value_is_the_recorded_one_or_it_was_refused,
+    i8_after_a_rollback_the_value_is_the_recorded_one_or_an_alert_is_open,
     i9_what_a_person_set_is_not_overwritten_within_its_hold,
     i10_no_negative_or_non_finite_value,
     i11_everything_ends_or_has_a_live_deadline,
     i13_cut_off_anywhere_the_ledger_tells_a_legal_earlier_state,
     i14_a_refusal_changes_nothing_but_the_ledger,
+    while_the_breaker_is_open_nothing_automatic_is_applied,
+    what_was_rolled_back_is_not_applied_again,
+    a_rise_never_passes_its_window,
+    a_knob_under_watch_is_only_lowered,
 )
 
 
@@ -271,12 +365,13 @@ def whole_ledger(account: Account) -> None:
     """I13 once more, from nothing: the chain of a finished run holds, and every prefix folds within bounds."""
     records = (*account.records, account.closing())
     assert verify(records) is None
-    for end in range(1, len(records) + 1):
-        state = fold(records[:end]).state
-        assert state is not None
-        within_bounds(state, account.limits)
-    assert state is not None
-    assert state.equals(account.controls)
+    prefix = Fold()
+    for record in records:
+        prefix.update(record)
+        assert prefix.state is not None
+        within_bounds(prefix.state, account.rules.limits)
+    assert prefix.state is not None
+    assert prefix.state.equals(account.controls)
 
 
 def within_bounds(state: ControlState, limits: Limits) -> None:
@@ -292,8 +387,45 @@ def in_force(account: Account) -> Actions:
     return account.approved.rows.take(account.results == Result.APPLIED)
 
 
+def automatic(account: Account) -> Actions:
+    """Those of them that neither people nor rollbacks asked for."""
+    rows = in_force(account)
+    return rows.take(~free(rows))
+
+
 def free(rows: Actions) -> Any:
     return rows.source <= Source.ROLLBACK
+
+
+def pauses(rows: Actions) -> Any:
+    return (rows.knob == Knob.PAUSED) & (rows.new == 1)
+
+
+def in_mandate(account: Account, rows: Actions) -> Any:
+    return account.tick <= account.rules.limits.mandate_until[rows.campaign, rows.knob]
+
+
+def granted(account: Account, rows: Actions) -> Any:
+    """Rows on knobs for which the last round's record tells of a person's yes."""
+    yes = {key for kind, key in commands(account, "approved") if kind == "approve"}
+    keys = zip(rows.campaign.tolist(), rows.knob.tolist(), strict=True)
+    return np.array([(campaign, Knob(knob)) in yes for campaign, knob in keys], dtype=np.bool_)
+
+
+def breaker(account: Account) -> bool:
+    """Whether the last round's record tells of an open breaker; the opening knows of none."""
+    return len(account.records) > 1 and account.round.header["breaker"]
+
+
+def by_knob(rows: Actions) -> Iterator[tuple[tuple[int, Knob], Actions]]:
+    """The rows of each (campaign, knob): one, or a whole vector."""
+    for campaign, knob in dict.fromkeys(zip(rows.campaign.tolist(), rows.knob.tolist(), strict=True)):
+        yield (campaign, Knob(knob)), _of(rows, (campaign, knob))
+
+
+def key_of(rows: Actions) -> tuple[int, Knob]:
+    """The campaign and knob of rows that have one."""
+    return int(rows.campaign[0]), Knob(rows.knob[0])
 
 
 def commands(account: Account, answer: str) -> dict[tuple[str, tuple[int, Knob]], dict[str, Any]]:
@@ -308,7 +440,7 @@ def commands(account: Account, answer: str) -> dict[tuple[str, tuple[int, Knob]]
 
 def undone_by_watches(account: Account) -> dict[tuple[int, Knob], int]:
     """The actions that watches asked to take back in the last round."""
-    watches = account.round.header.get("watches", [])
+    watches = account.round.header["watches"]
     return {(each["campaign"], Knob(each["knob"])): each["action"] for each in watches if each["event"] == "rolls_back"}
 
 

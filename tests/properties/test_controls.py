@@ -24,8 +24,10 @@ from hypothesis.stateful import (
 
 from engine.actions import Actions, Approved, Knob, Proposals, Result, Source, proposals
 from engine.campaigns import SCALARS, ControlState, apply
-from engine.guard import FOREVER, Judgement, Limits, Outcome, check
+from engine.guard import check
+from engine.judgement import Judgement, Outcome
 from engine.ledger import GENESIS, Fold, Record, RecordKind, closing_body, fold, opening_body, round_body, seal, verify
+from engine.limits import FOREVER, Limits
 from engine.rollback import Blocked, History
 from tests.engine.builders import BUDGET, campaign_set, controls
 

@@ -23,8 +23,8 @@ from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import ControlState
 from engine.events import COUNTS, Events, Opportunities, TickCounts
-from engine.guard import Limits
 from engine.ledger import decode_round
+from engine.limits import Limits
 from engine.messages import ACCOUNT, Command, CommandKind, Role
 from engine.optimiser import Assignment
 from engine.policy import Batch
@@ -132,7 +132,7 @@ def key(account: Account) -> Any:
     """What later boundaries depend on; the ids of commands served are only ever compared with themselves."""
     desk = account.optimiser.desk
     pending = {at: (each.rows.wanted, each.rows.base_version, each.tick) for at, each in desk.pending.items()}
-    moved = [(tick, rows.campaign, rows.knob, rows.old, rows.new, rows.source) for tick, rows in account.applied]
+    moved = [(tick, rows.campaign, rows.knob, rows.old, rows.new, rows.source) for tick, rows in account.past.applied]
     undone = [
         (command["undoes"], command["answer"])
         for record in account.records[1:]

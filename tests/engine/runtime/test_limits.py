@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.errors import BadInput
-from engine.guard import Limits
+from engine.limits import Limits
 from engine.messages import Reloaded
 from engine.runtime import limits as room
 from engine.runtime.limits import MOST_BYTES, Lookout
