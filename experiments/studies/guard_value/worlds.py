@@ -19,7 +19,7 @@ from engine.actions import Proposals, Source
 from engine.campaigns import CampaignSet, ControlState, Period
 from engine.episodes import NOTHING_DIFFERS
 from engine.events import COUNTS, REVENUE, SPEND
-from engine.guard import Outcome, Reason
+from engine.judgement import Outcome, Reason
 from engine.ledger import RecordKind, decode_round
 from engine.optimiser import Assignment
 from engine.policy import Policy, View
