@@ -3,7 +3,9 @@
 The search holds boundaries with the production machines from every state it has found, under every choice of what is
 proposed and commanded there. At each it checks the invariants, loses processes at every place and recovers. States that
 differ in nothing that matters later are one. Ticks last a day, so that holds, cooldowns and approvals run out
-within the search. Last, some courses are carried out by the production hosts with their files, and lost there too.
+within the search, and it begins when no campaign is learning any more: little changes pass by themselves, and where
+spend runs away a watch takes them back. Last, some courses are carried out by the production hosts with their files,
+and lost there too.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -22,8 +25,7 @@ from hypothesis import settings
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import ControlState
-from engine.events import COUNTS, Events, Opportunities, TickCounts
-from engine.ledger import decode_round
+from engine.events import Events, Opportunities, TickCounts
 from engine.limits import Limits
 from engine.messages import ACCOUNT, Command, CommandKind, Role
 from engine.optimiser import Assignment
@@ -34,7 +36,8 @@ from engine.runtime.store import LEDGER, read_ledger
 from engine.units import Int64, TickGrid
 from tests.engine.builders import BID, BUDGET, campaign_set, controls
 from tests.properties.account import Account, Rules, canonical
-from tests.properties.invariants import check_all, whole_ledger
+from tests.properties.invariants import check_all, passed_by_themselves, whole_ledger
+from tests.properties.world import Trouble, World
 from tests.rehearsals import At, Crash
 
 pytestmark = pytest.mark.slow
@@ -57,6 +60,7 @@ PROPOSALS = {
     "raise bid": (Source.RULE, Wish(0, Knob.BID, "rule", "inside the mandate", change=Fraction(1, 5))),
     "lower bid": (Source.SCRIPT, Wish(0, Knob.BID, "ann", "the same knob", change=Fraction(-1, 5))),
     "raise budget": (Source.SCRIPT, Wish(0, Knob.BUDGET, "ann", "outside the mandate", change=Fraction(1, 4))),
+    "raise other": (Source.SCRIPT, Wish(1, Knob.BUDGET, "ann", "of low impact", change=Fraction(1, 10))),
 }
 COMMANDS: dict[str, dict[str, Any]] = {
     "approve": {"kind": CommandKind.APPROVE, "by": "ben", "campaign": 0, "knob": Knob.BUDGET},
@@ -71,6 +75,12 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "freeze": {"kind": CommandKind.FREEZE, "by": "kim", "campaign": ACCOUNT, "knob": Knob.BID},
     "unfreeze": {"kind": CommandKind.UNFREEZE, "by": "kim", "campaign": ACCOUNT, "knob": Knob.BID},
 }  # fmt: skip
+COMMANDS |= {
+    f"{kind.value} {part}": {"kind": kind, "by": "kim", "campaign": 0, "knob": Knob.BUDGET, "whole": part == "campaign"}
+    for kind in (CommandKind.FREEZE, CommandKind.UNFREEZE)
+    for part in ("budget", "campaign")
+}
+RUNAWAY = "spend runs away"  # of the other campaign, from then on
 AGAIN = "all again"  # every command that was served so far arrives once more
 RACES = (
     ("approve", "deny"),
@@ -83,12 +93,17 @@ RACES = (
     ("edit bid", "roll bid back"),
     ("freeze", "raise bid"),
     ("freeze", "unfreeze"),
+    ("freeze budget", "approve"),
+    ("raise other", RUNAWAY),
     ("raise bid", "lower bid"),
     ("raise bid", "raise budget"),
     ("raise bid", "roll bid back"),
     ("roll bid back", "roll budget back"),
 )
-CHOICES: tuple[tuple[str, ...], ...] = ((), *((name,) for name in (*PROPOSALS, *COMMANDS, AGAIN)), *RACES)
+CHOICES: tuple[tuple[str, ...], ...] = ((), *((name,) for name in (*PROPOSALS, *COMMANDS, RUNAWAY, AGAIN)), *RACES)
+
+
+QUIET: tuple[tuple[str, ...], ...] = ((), ())  # the first days, in which every campaign is learning
 
 
 class Course(NamedTuple):
@@ -118,9 +133,24 @@ def commanded(choices: tuple[tuple[str, ...], ...]) -> tuple[Command, ...]:
     return mine
 
 
+def world(choices: tuple[tuple[str, ...], ...]) -> World:
+    """What the campaigns live in after what was chosen so far."""
+    runs_away = any(RUNAWAY in names for names in choices)
+    return World(CAMPAIGNS, DAY, {1: Trouble.RUNAWAY} if runs_away else {})
+
+
+def begun() -> Course:
+    """After the first days."""
+    course = Course(Account.open(RULES, asked(())), ())
+    for choice in QUIET:
+        course = step(course, choice)
+    return course
+
+
 def step(course: Course, choice: tuple[str, ...]) -> Course:
     """Hold the next boundary, whole and with every loss."""
-    before, choices = course.account, (*course.choices, choice)
+    choices = (*course.choices, choice)
+    before = replace(course.account, world=world(course.choices))
     assignments, commands = asked(choices), commanded(choices)
     after = before.hold(before.machine(assignments), commands)
     check_all(before, after)
@@ -128,19 +158,21 @@ def step(course: Course, choice: tuple[str, ...]) -> Course:
     return Course(after, choices)
 
 
-def key(account: Account) -> Any:
+def key(course: Course) -> Any:
     """What later boundaries depend on; the ids of commands served are only ever compared with themselves."""
-    desk = account.optimiser.desk
+    account, optimiser = course.account, course.account.optimiser
+    desk = optimiser.desk
     pending = {at: (each.rows.wanted, each.rows.base_version, each.tick) for at, each in desk.pending.items()}
-    moved = [(tick, rows.campaign, rows.knob, rows.old, rows.new, rows.source) for tick, rows in account.past.applied]
-    undone = [
-        (command["undoes"], command["answer"])
-        for record in account.records[1:]
-        for command in decode_round(record).header["commands"]
-        if command["undoes"] is not None
-    ]
-    remembered = (desk.frozen, desk.parts, account.optimiser.standing, getattr(account.optimiser, "watching", None))
-    return canonical((account.tick, account.controls, pending, remembered, moved, undone))
+    remembered = (
+        (desk.frozen, desk.parts, desk.undoing),
+        (optimiser.standing, optimiser.watching, optimiser.alerts, optimiser.spending),
+    )
+    applied = [(tick, rows.campaign, rows.knob, rows.old, rows.new, rows.source) for tick, rows in account.past.applied]
+    taken_back = [(tick, rows.action) for tick, rows in account.past.taken_back]
+    shards = [(each.controls, each.period.get(), each.lifetime.get()) for each in account.shards]
+    return canonical(
+        (account.tick, world(course.choices), shards, account.results, pending, remembered, applied, taken_back)
+    )
 
 
 @dataclass
@@ -151,20 +183,36 @@ class Search:
     states: int = 1
     transitions: int = 0
     last: list[Course] = field(default_factory=list)
+    met: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Take every choice from every state."""
-        level = [Course(Account.open(RULES, asked(())), ())]
+        level = [begun()]
         for _ in range(self.depth):
             found: dict[Any, Course] = {}
             for course in level:
                 for choice in CHOICES:
                     after = step(course, choice)
                     self.transitions += 1
-                    found.setdefault(key(after.account), after)
+                    found.setdefault(key(after), after)
             level = list(found.values())
             self.states += len(level)
+            self.met |= {told for course in level for told in happened(course.account)}
         self.last = level
+
+
+def happened(account: Account) -> set[str]:
+    """What the last round tells that the search has to come across."""
+    told = account.round.header
+    return {each["event"] for each in told["watches"]} | {
+        what
+        for what, holds in (
+            ("low impact", len(passed_by_themselves(account))),
+            ("frozen part", account.optimiser.desk.parts),
+            ("frozen account", told["frozen"]),
+        )
+        if holds
+    }
 
 
 def test_every_course_of_the_small_world_keeps_the_invariants(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,21 +222,30 @@ def test_every_course_of_the_small_world_keeps_the_invariants(capsys: pytest.Cap
     with capsys.disabled():
         places = search.transitions * (2 + len(CAMPAIGNS) + 1)
         print(f"\nsmall world: {search.states} states, {search.transitions} transitions, {places} losses")  # noqa: T201
+    assert search.met >= {"low impact", "opened", "rolls_back", "rolled_back", "superseded", "frozen part"}
     for course in search.last[:: max(1, len(search.last) // 100)]:
         whole_ledger(course.account)
 
 
-class Silent:
-    """Campaigns that nobody looks at: the physical world has no part in what the guard decides here."""
+class Lively:
+    """The campaigns' world as an event source: what was chosen in the course befalls them at its tick."""
 
     factual = False
 
-    def __init__(self, members: Int64) -> None:
-        self._cells = len(members)
+    def __init__(self, choices: tuple[tuple[str, ...], ...], members: Int64) -> None:
+        self._choices = choices
+        self._members = members
+        self._mine = CAMPAIGNS.select(members)
 
-    def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:  # noqa: ARG002 - the protocol's
-        counts = np.zeros((to_tick - from_tick, self._cells, len(COUNTS)), dtype=np.int64)
-        return Batch(TickCounts(from_tick, counts), Events.empty(), Opportunities.empty())
+    def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
+        lives_in = world(self._choices[:from_tick])
+        counts = [
+            lives_in.counts(
+                int(campaign), controls.select(self._mine, np.array([place])), from_tick, to_tick - from_tick
+            )
+            for place, campaign in enumerate(self._members)
+        ]
+        return Batch(TickCounts(from_tick, np.concatenate(counts, axis=1)), Events.empty(), Opportunities.empty())
 
     def state(self) -> None:
         """Nothing to keep."""
@@ -202,26 +259,28 @@ COURSES = (
     (("raise bid", "raise budget"), ("approve", "freeze"), ("unfreeze",), ("roll bid back", "roll budget back")),
     (("edit other",), ("raise budget",), ("approve", "edit other"), (AGAIN,)),
     (("raise bid", "lower bid"), ("edit bid", "roll bid back"), ("roll bid back",), ("raise bid",)),
+    (("raise other", RUNAWAY), ("freeze budget", "raise budget"), ("raise other", "unfreeze budget"), ("raise bid",)),
 )
 
 
 @pytest.mark.parametrize("choices", COURSES)
 def test_the_production_hosts_take_the_same_course_wherever_they_are_lost(choices: tuple[tuple[str, ...], ...]) -> None:
-    course = Course(Account.open(RULES, asked(())), ())
+    course = begun()
     for choice in choices:
         course = step(course, choice)
     whole_ledger(course.account)
     memory = Path("/dev/shm")  # noqa: S108 - ours alone: a fresh folder in it
     with TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         undisturbed = At()
-        carried_out(choices, Path(name) / "whole", undisturbed)
+        carried_out(course.choices, Path(name) / "whole", undisturbed)
         expected = list(read_ledger(Path(name) / "whole" / LEDGER))
         assert tuple(expected[:-1]) == course.account.records
-        for place in range(len(undisturbed.calls)):
+        chosen = next(place for place, (_, number) in enumerate(undisturbed.calls) if number >= len(QUIET))
+        for place in range(chosen, len(undisturbed.calls)):
             folder = Path(name) / str(place)
             with pytest.raises(Crash):
-                carried_out(choices, folder, At(place))
-            carried_out(choices, folder, At())
+                carried_out(course.choices, folder, At(place))
+            carried_out(course.choices, folder, At())
             assert list(read_ledger(folder / LEDGER)) == expected
     assert {moment for moment, _ in undisturbed.calls} >= {
         Moment.BEFORE_COMMIT, Moment.AFTER_COMMIT, Moment.BEFORE_APPLY, Moment.AFTER_APPLY
@@ -236,7 +295,7 @@ def carried_out(choices: tuple[tuple[str, ...], ...], folder: Path, rehearsal: A
         controls=RULES.begins,
         limits=RULES.limits,
         grid=replace(RULES.grid, ticks=len(choices) + 1),
-        source=Silent,
+        source=partial(Lively, choices),
         assignments=asked(choices),
         commands={end - 1: commanded(choices[:end]) for end in range(1, len(choices) + 1)},
         people=RULES.people,
