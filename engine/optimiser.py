@@ -300,6 +300,7 @@ class OptimiserMachine:
             return []
         self._watching, told = self._watching.after(applied, mandated, undoing, self._campaigns)
         self._history.keep([(each.campaign, each.knob) for each in told if each.event in BEGINNINGS], tick)
+        self._history.mark_single([each.action for each in told if each.event is Event.OPENED], tick)
         return told
 
     def _undone(
@@ -314,8 +315,8 @@ class OptimiserMachine:
         for campaign, knob in zip(back.campaign.tolist(), back.knob.tolist(), strict=True):
             action = undoing.get((campaign, Knob(knob)))
             done = None if action is None else self._history.rows_of(campaign, Knob(knob), action)
-            if done is not None and done.source[0] > Source.ROLLBACK:
-                undone.append((done, bool(in_mandate(done, self._limits, self._standing.last_seen)[0])))
+            if action is not None and done is not None and done.source[0] > Source.ROLLBACK:
+                undone.append((done, not self._history.is_single(action)))
         return undone
 
     def _watch(self, view: View) -> tuple[list[Told], list[Proposals]]:
