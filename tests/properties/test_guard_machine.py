@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
@@ -312,12 +313,36 @@ class Everybody(RuleBasedStateMachine):
         watched = sorted({campaign for campaign, _ in (*past.watched.values(), *past.episodes.values())})
         befalls = data.draw(st.sampled_from([None, *Trouble]), label="befalls")
         whom = watched if data.draw(st.booleans(), label="all of them") else [data.draw(st.sampled_from(watched))]
-        troubles = {} if befalls is None else dict.fromkeys(whom, befalls)
-        self.account = replace(self.account, world=replace(self.account.world, troubles=troubles))
+        self._befall({} if befalls is None else dict.fromkeys(whom, befalls))
         for _ in range(boundaries):
             self._hold((), BLOCK)
             if not (self.account.past.watched or self.account.past.episodes):
                 break
+
+    @precondition(lambda self: self._mandated())
+    @rule(data=st.data(), befalls=st.sampled_from(Trouble), steps=st.integers(1, 3))
+    def a_course_goes_wrong(self, data: st.DataObject, befalls: Trouble, steps: int) -> None:
+        """The policy moves what its mandate lets it; then something befalls the campaign, and is mended."""
+        campaign = data.draw(st.sampled_from(sorted({campaign for campaign, _ in self._mandated()})), label="whose")
+        knobs = [knob for whose, knob in self._mandated() if whose == campaign]
+        for step in range(steps):
+            change = data.draw(st.sampled_from([Fraction(-1, 10), Fraction(1, 20)]), label="change")
+            wish = Wish(campaign, knobs[step % len(knobs)], "ann", "course", change=change)
+            self.wishes[Source.POLICY][self.account.tick + 1] = (wish,)
+            self._hold((), 1)
+        self._befall({campaign: befalls})
+        for _ in range(6):
+            self._hold((), BLOCK)
+        self._befall({})
+
+    def _mandated(self) -> list[tuple[int, Knob]]:
+        """The scalars that may move by themselves at the next boundary."""
+        limits = self.account.limits
+        places = np.argwhere(limits.mandate_until[:, SCALARS] > self.account.tick).tolist()
+        return [(campaign, Knob(knob)) for campaign, knob in places] if limits.automatic else []
+
+    def _befall(self, troubles: Mapping[int, Trouble]) -> None:
+        self.account = replace(self.account, world=replace(self.account.world, troubles=troubles))
 
     @precondition(lambda self: self.commands)
     @rule(data=st.data())
