@@ -364,7 +364,9 @@ class Fold:
 
         They replace what was found there, and from then on the record knows the knob again.
         """
-        differs = {(each.campaign, each.knob) for each in self.lives.alerts.open if each.kind is AlertKind.STATE_DIFFERS}
+        differs = {
+            (each.campaign, each.knob) for each in self.lives.alerts.open if each.kind is AlertKind.STATE_DIFFERS
+        }
         if not differs:
             return np.zeros(len(rows), dtype=np.bool_)
         places = zip(rows.campaign.tolist(), rows.knob.tolist(), strict=True)

@@ -333,7 +333,7 @@ class OptimiserMachine:
         return told, [self._not_asked_for(rows) for rows in inverses]
 
     def _not_asked_for(self, inverse: Proposals) -> Proposals:
-        """Rows that take back or restore, without a person's own of this boundary: a vector judged twice is no vector."""
+        """Rows that take back or restore, but for what a person takes back now: a vector judged twice is no vector."""
         keys = zip(inverse.campaign.tolist(), inverse.knob.tolist(), strict=True)
         return inverse.take(np.array([(campaign, Knob(knob)) not in self._desk.undoing for campaign, knob in keys]))
 

@@ -29,7 +29,7 @@ from engine.lives import OF_EVENT
 from engine.messages import Advanced, CommandKind
 from engine.verdicts import Event
 from tests.engine.builders import Desk, campaign_set, reseal, wish
-from tests.engine.test_optimiser import DAY, Loop, ask, command, optimiser
+from tests.engine.test_optimiser import CAMPAIGNS, DAY, Loop, ask, command, optimiser
 from tests.engine.test_watch import APPROVED, VERDICT, World
 
 

@@ -188,7 +188,9 @@ def i8_after_a_rollback_the_value_is_the_recorded_one_or_an_alert_is_open(before
 
 def _is_episode(undone: Actions, account: Account) -> bool:
     """Whether an action that the last round took back was an episode's first on its knob."""
-    return undone_by_watches(account).get(key_of(undone)) == undone.action[0] and undone.action[0] in account.past.within
+    return (
+        undone_by_watches(account).get(key_of(undone)) == undone.action[0] and undone.action[0] in account.past.within
+    )
 
 
 def i8_an_episode_is_taken_back_whole(before: Account, after: Account) -> None:

@@ -439,7 +439,9 @@ class Everybody(RuleBasedStateMachine):
 
     def _limits(self, data: st.DataObject) -> Limits:
         """Bounds that are always the same, windows or none, and mandates of all kinds."""
-        allowed = replace(limits(self.delay_horizon), windows=data.draw(st.sampled_from([(), WINDOWS]), label="windows"))
+        allowed = replace(
+            limits(self.delay_horizon), windows=data.draw(st.sampled_from([(), WINDOWS]), label="windows")
+        )
         everyone = tuple(range(len(CAMPAIGNS)))
         for knob in Knob:
             members = data.draw(
