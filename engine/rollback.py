@@ -148,8 +148,10 @@ class History:
         """Why a knob does not go back to what an episode's first action on it replaced; its own steps are no reason."""
         if action in self._undone:
             return Blocked.ALREADY_ROLLED_BACK
-        above = takewhile(lambda step: step.first > action, self._standing(campaign, knob))
-        return Blocked.LATER_EDIT if any(step.rows.source[0] == Source.PERSON for step in above) else None
+        above = list(takewhile(lambda step: step.first > action, self._standing(campaign, knob)))
+        if any(step.rows.source[0] == Source.PERSON for step in above):
+            return Blocked.LATER_EDIT
+        return Blocked.LATER_CHANGE if any(self.is_single(step.first) for step in above) else None
 
     def latest(self, campaign: int, knob: Knob) -> int | None:
         """Id of the newest action on a knob that is neither a rollback nor rolled back."""
