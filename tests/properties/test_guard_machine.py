@@ -71,6 +71,8 @@ OFTEN = (
     "tried in the twin",
     "watch rolled back",
     "episode rolled back",
+    "limits reloaded",
+    "lease lost",
     "alert of a blocked rollback",
     "breaker opened",
     "breaker closed",
