@@ -194,7 +194,7 @@ def _is_episode(undone: Actions, account: Account) -> bool:
 
 
 def i8_an_episode_is_taken_back_whole(before: Account, after: Account) -> None:
-    """Every knob that it moved is asked to go back, or there already, or blocked by what came there since and is none of its own."""
+    """Every knob that it moved is asked to go back, or there already, or blocked by what came since from elsewhere."""
     told = after.round.header["watches"]
     open_ = {**before.past.episodes, **{each["action"]: _place(each) for each in told if each["event"] == "begun"}}
     for each in told:  # those that ended before this boundary's verdicts
