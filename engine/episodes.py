@@ -12,7 +12,8 @@ season, looks like the policy's doing. Against siblings, that they gain in the s
 
 A verdict takes back the bundle: every knob the episode moved returns to the value recorded by its first action on it. A
 person's command on the campaign, a rollback, or a change outside mandates ends the episode, since its past is then
-another campaign's; once its rollback is asked for, a person's later edit stands and blocks that knob alone.
+another campaign's; once its rollback is asked for, a later change that a person made or approved stands and blocks that
+knob alone.
 
 All open episodes are columns over the campaigns, so that ten thousand of them cost no loop. Columns are replaced, never
 changed in place.

@@ -302,6 +302,7 @@ class OptimiserMachine:
             return []
         self._watching, told = self._watching.after(applied, mandated, undoing, self._campaigns)
         self._history.keep([(each.campaign, each.knob) for each in told if each.event in BEGINNINGS], tick)
+        self._history.mark_single([each.action for each in told if each.event is Event.OPENED], tick)
         return told
 
     def _undone(
@@ -316,8 +317,8 @@ class OptimiserMachine:
         for campaign, knob in zip(back.campaign.tolist(), back.knob.tolist(), strict=True):
             action = undoing.get((campaign, Knob(knob)))
             done = None if action is None else self._history.rows_of(campaign, Knob(knob), action)
-            if done is not None and done.source[0] > Source.ROLLBACK:
-                undone.append((done, bool(in_mandate(done, self._limits, self._standing.last_seen)[0])))
+            if action is not None and done is not None and done.source[0] > Source.ROLLBACK:
+                undone.append((done, not self._history.is_single(action)))
         return undone
 
     def _watch(self, view: View) -> tuple[list[Told], list[Proposals]]:
@@ -334,7 +335,7 @@ class OptimiserMachine:
         return told, [self._not_asked_for(rows) for rows in inverses]
 
     def _not_asked_for(self, inverse: Proposals) -> Proposals:
-        """Rows that take back or restore, but for what a person asks for now: a vector judged twice is no vector."""
+        """Rows that take back or restore, but for what a person takes back now: a vector judged twice is no vector."""
         keys = zip(inverse.campaign.tolist(), inverse.knob.tolist(), strict=True)
         return inverse.take(np.array([(campaign, Knob(knob)) not in self._desk.undoing for campaign, knob in keys]))
 

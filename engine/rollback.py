@@ -58,6 +58,7 @@ class History:
         self._older: deque[tuple[int, Actions]] = deque()  # rounds without those of policies
         self._watched: deque[tuple[int, Int64]] = deque()  # rows of policies' actions that stay as long as others'
         self._undone: dict[int, int] = {}  # first row's id of an action -> the tick at which it was rolled back
+        self._single: dict[int, int] = {}  # likewise, of changes outside mandates -> the tick of their results
 
     def record(self, tick: int, applied: Actions) -> None:
         """Add the rows that a round applied, and forget what is out of reach."""
@@ -76,6 +77,7 @@ class History:
         while self._watched and self._watched[0][0] < tick - self._ticks:
             self._watched.popleft()
         self._undone = {action: at for action, at in self._undone.items() if at >= tick - self._ticks}
+        self._single = {action: at for action, at in self._single.items() if at >= tick - self._ticks}
 
     def keep(self, places: Sequence[tuple[int, Knob]], tick: int) -> None:
         """Keep the newest round's actions on some knobs in reach as long as others', though a policy's: watched."""
@@ -84,6 +86,14 @@ class History:
             keys = [campaign * len(Knob) + knob for campaign, knob in places]
             mine = np.isin(rows.campaign.astype(np.int64) * len(Knob) + rows.knob, keys)
             self._watched.append((tick, rows.action[mine]))
+
+    def mark_single(self, actions: Iterable[int], tick: int) -> None:
+        """Remember changes outside mandates: each was watched by itself, and is no step of a policy's course."""
+        self._single.update(dict.fromkeys(actions, tick))
+
+    def is_single(self, action: int) -> bool:
+        """Whether an action was a change outside a mandate when it was made."""
+        return action in self._single
 
     @classmethod
     def told_by(cls, records: Iterable[Record], ticks: int, policy_ticks: int | None = None) -> Self:
@@ -104,6 +114,7 @@ class History:
                     (each["campaign"], Knob(each["knob"])) for each in watches if each["event"] in {"opened", "begun"}
                 ]
                 history.keep(begun, record.tick)
+                history.mark_single([each["action"] for each in watches if each["event"] == "opened"], record.tick)
                 undone = [(watch, watch["action"]) for watch in watches if watch["event"] == "rolls_back"]
                 undone += [(command, command["undoes"]) for command in commands if command["undoes"] is not None]
                 undoing = {(asked["campaign"], Knob(asked["knob"])): action for asked, action in undone}
@@ -137,8 +148,10 @@ class History:
         """Why a knob does not go back to what an episode's first action on it replaced; its own steps are no reason."""
         if action in self._undone:
             return Blocked.ALREADY_ROLLED_BACK
-        above = takewhile(lambda step: step.first > action, self._standing(campaign, knob))
-        return Blocked.LATER_EDIT if any(step.rows.source[0] == Source.PERSON for step in above) else None
+        above = list(takewhile(lambda step: step.first > action, self._standing(campaign, knob)))
+        if any(step.rows.source[0] == Source.PERSON for step in above):
+            return Blocked.LATER_EDIT
+        return Blocked.LATER_CHANGE if any(self.is_single(step.first) for step in above) else None
 
     def latest(self, campaign: int, knob: Knob) -> int | None:
         """Id of the newest action on a knob that is neither a rollback nor rolled back."""

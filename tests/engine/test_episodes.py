@@ -10,11 +10,11 @@ import pytest
 
 from agents.scripted import Scripted
 from engine.actions import Knob, Source
-from engine.alerts import AlertKind
+from engine.alerts import AlertKind, Fingerprint
 from engine.events import CLICKS, CONVERSIONS, COUNTS, OPPORTUNITIES, REVENUE, SPEND
 from engine.ledger import RecordKind, decode_round
 from engine.limits import Limits
-from engine.messages import Role
+from engine.messages import Reloaded, Role
 from engine.optimiser import Assignment, OptimiserMachine
 from engine.rollback import Blocked, History
 from engine.units import PPM
@@ -178,6 +178,40 @@ def test_a_persons_edit_in_the_round_of_the_verdict_stands_and_blocks_that_knob_
     ]
     assert world.controls.scalar[0].tolist() == [1_350_000, BUDGET]
     assert world.opened_alerts() == [AlertKind.ROLLBACK_BLOCKED]
+    world.close()
+
+
+def test_what_a_person_approved_in_the_round_of_the_verdict_stands_and_blocks_that_knob_alone() -> None:
+    world = World({**BUNDLE, VERDICT - 1: (ask(1_350_000),)}).until(VERDICT - 3)
+    world.go(reloaded=Reloaded("no mandate any more", replace(Limits.of(CAMPAIGNS), day=DAY)))
+    world.go()
+    assert world.go(command("approve")) == ["approved"]
+    world.go(to=VERDICT + 3)
+    assert world.course[2:] == [
+        (VERDICT, "rolls_back", "BID", "profit"),
+        (VERDICT, "rolls_back", "BUDGET", "profit"),
+        (VERDICT + 1, "opened", "BID", ""),
+        (VERDICT + 1, "rolled_back", "BUDGET", "profit"),
+        (VERDICT + 1, "blocked", "BID", "later_change"),
+    ]
+    assert world.controls.scalar[0].tolist() == [1_350_000, BUDGET]
+    assert world.opened_alerts() == [AlertKind.ROLLBACK_BLOCKED]
+    world.close()
+
+
+def test_a_knob_whose_way_back_the_guard_refuses_has_an_open_alert_until_it_is_back() -> None:
+    lowered = {**BIDS, BEGUN + 5: (ask(BUDGET - 5_000_000, knob=Knob.BUDGET),)}
+    world = World(lowered).until(VERDICT - 2)
+    full = replace(limits(), account_budget=int(world.controls.budget.sum()))
+    world.go(reloaded=Reloaded("not a cent more", full))
+    world.go(to=VERDICT + 3)
+    assert world.controls.scalar[0].tolist() == [BID, BUDGET - 5_000_000]
+    assert world.told == [("REFUSED", "ACCOUNT_BUDGET")]
+    assert list(world.machine.state.alerts.since) == [Fingerprint(AlertKind.ROLLBACK_BLOCKED, 0, Knob.BUDGET)]
+    world.go(reloaded=Reloaded("room again", limits()))
+    world.go()
+    assert world.controls.scalar[0].tolist() == [BID, BUDGET]
+    assert world.opened_alerts() == []
     world.close()
 
 

@@ -764,3 +764,21 @@ def test_a_persons_rollback_of_weights_that_differ_is_the_one_that_is_judged() -
     assert loop.controls.weights.tolist() == [1_000_000, 500_000, 500_000]
     loop.go()
     assert {alert[:2] for alert in loop.alerts} == {("state_differs", "closed")}
+
+
+def test_a_change_is_quarantined_as_what_it_was_when_it_was_made_whatever_mandate_was_granted_since() -> None:
+    allowed = replace(mandated(CAMPAIGNS), day=DAY)
+    strict = replace(Limits.of(CAMPAIGNS), day=DAY)
+    wishes = {0: (ask(1_200_000),), 3 + 2 * DAY: (ask(1_250_000),)}
+    single = Loop(wishes, strict)
+    single.go(command("approve"), to=1)
+    single.go(reloaded=Reloaded("wide", allowed))
+    single.go(command("rollback"))
+    single.go(to=3 + 2 * DAY)
+    assert single.told == [("REFUSED", "QUARANTINED")]  # for a fortnight, though the knob has cooled down
+    course = Loop({0: (ask(1_200_000),), 5: (ask(900_000),)}, allowed)
+    course.go(to=1)
+    course.go(reloaded=Reloaded("narrow", strict))
+    course.go(command("rollback"))
+    course.go(to=5)
+    assert course.told == [("REFUSED", "QUARANTINED")]  # downwards too, though it waits for a person now

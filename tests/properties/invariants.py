@@ -198,7 +198,7 @@ def _is_episode(undone: Actions, account: Account) -> bool:
 
 
 def i8_an_episode_is_taken_back_whole(before: Account, after: Account) -> None:
-    """Every knob that it moved is asked to go back, or there already, or blocked by what a person did there since."""
+    """Every knob that it moved is asked to go back, or there already, or blocked by what came since from elsewhere."""
     told = after.round.header["watches"]
     open_ = {**before.past.episodes, **{each["action"]: _place(each) for each in told if each["event"] == "begun"}}
     for each in told:  # those that ended before this boundary's verdicts
@@ -214,7 +214,7 @@ def i8_an_episode_is_taken_back_whole(before: Account, after: Account) -> None:
             assert values(before, first) == first.old.tolist()
         elif answer["event"] == "blocked":
             above = [rows for rows in before.past.standing(campaign, knob) if rows.action[0] > action]
-            assert any(rows.source[0] == Source.PERSON for rows in above)
+            assert {rows.action[0] for rows in above} - before.past.within
             assert _blocked((campaign, knob)) in after.optimiser.alerts.since
         else:
             assert answer["event"] == "rolls_back"

@@ -37,9 +37,7 @@ from tests.properties.invariants import (
     breaker,
     by_knob,
     check_all,
-    in_force,
     passed_by_themselves,
-    undone_by_watches,
     whole_ledger,
 )
 from tests.properties.world import Trouble, World
@@ -80,6 +78,8 @@ OFTEN = (
     "tried in the twin",
     "watch rolled back",
     "episode rolled back",
+    "limits reloaded",
+    "lease lost",
     "breaker opened",
     *(reason.name.lower() for reason in REFUSED),
 )
@@ -361,15 +361,37 @@ class Everybody(RuleBasedStateMachine):
             if self.account.past.watched or self.account.past.episodes:
                 self._hold((), BLOCK)
 
+    @precondition(lambda self: self._mandated())
+    @rule(data=st.data(), befalls=st.sampled_from(Trouble), steps=st.integers(1, 3))
+    def a_course_goes_wrong(self, data: st.DataObject, befalls: Trouble, steps: int) -> None:
+        """The policy moves what its mandate lets it; then something befalls the campaign, and is mended."""
+        campaign = data.draw(st.sampled_from(sorted({campaign for campaign, _ in self._mandated()})), label="whose")
+        knobs = [knob for whose, knob in self._mandated() if whose == campaign]
+        for step in range(steps):
+            change = data.draw(st.sampled_from([Fraction(-1, 10), Fraction(1, 20)]), label="change")
+            wish = Wish(campaign, knobs[step % len(knobs)], "ann", "course", change=change)
+            self.wishes[Source.POLICY][self.account.tick + 1] = (wish,)
+            self._hold((), 1)
+        self._befall(befalls, [campaign])
+        for _ in range(6):
+            self._hold((), BLOCK)
+        self._befall(None, [])
+
+    def _mandated(self) -> list[tuple[int, Knob]]:
+        """The scalars that may move by themselves at the next boundary."""
+        limits = self.account.limits
+        places = np.argwhere(limits.mandate_until[:, SCALARS] > self.account.tick).tolist()
+        return [(campaign, Knob(knob)) for campaign, knob in places] if limits.automatic else []
+
     @precondition(lambda self: self.commands)
     @rule(data=st.data())
     def arrive_again(self, data: st.DataObject) -> None:
         """Commands that were served arrive again: they are as good as none, and only a watch may act."""
         again = tuple(data.draw(st.lists(st.sampled_from(self.commands), min_size=1, max_size=3)))
-        pending = set(self.account.optimiser.desk.pending)
+        without = self.account.hold(self.account.machine(self.assignments), (), 1)
         self._hold(again, 1)
-        assert {key for key, _ in by_knob(in_force(self.account))} <= set(undone_by_watches(self.account))
-        assert set(self.account.optimiser.desk.pending) <= pending
+        assert self.account.records[-1].body == without.records[-1].body
+        assert self.account.controls.equals(without.controls)
 
     @precondition(lambda self: self.last)
     @rule()
