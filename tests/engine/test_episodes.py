@@ -250,6 +250,7 @@ def test_the_spend_that_is_put_up_with_grows_with_what_the_episode_raised(spend:
     assert world.bid == (BID if stopped else 1_200_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [BEGUN, BEGUN + 1, BEGUN + 30, VERDICT - 1, VERDICT, VERDICT + 1])
 def test_an_optimiser_put_in_its_place_at_any_time_decides_the_same(at: int) -> None:
     whole, world = World().until(VERDICT + 5), World().until(at)

@@ -141,6 +141,7 @@ def refusal(records: list[Record]) -> str:
     return str(refused.value)
 
 
+@pytest.mark.slow
 def test_lives_as_they_were_are_legal_and_so_is_every_prefix_of_them() -> None:
     for records in (LIVED, WATCHED):
         for length in {*range(1, len(records), 7), len(records)}:

@@ -377,6 +377,7 @@ def test_after_a_rollback_the_ledger_tells_the_same_history() -> None:
     assert told.inverse(0, Knob.BID, action, world.controls, "ann") is Blocked.ALREADY_ROLLED_BACK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [APPROVED, APPROVED + 1, APPROVED + 30, VERDICT - 1, VERDICT, VERDICT + 1])
 def test_an_optimiser_put_in_its_place_at_any_time_decides_the_same(at: int) -> None:
     whole, world = World().until(VERDICT + 5), World().until(at)

@@ -151,6 +151,7 @@ def shown_story(detail: dict[str, Any]) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", ["simulated", "recorded", "factual", "auctions"])
 def test_the_reports_story_is_the_command_lines(job: str, reference: Stage, tmp_path: Path) -> None:
     run = api.open_run(shutil.copytree(reference.run(job).folder, tmp_path / "run"))

@@ -72,6 +72,7 @@ def test_the_ledger_folds_to_the_weights_that_the_actions_tell(run: Run) -> None
     assert state.weights.tolist() == list(weights.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", EVERY_JOB)
 def test_any_prefix_of_the_ledger_is_a_legal_earlier_state(reference: Stage, job: str) -> None:
     run = reference.run(job)

@@ -497,6 +497,7 @@ def test_plotly_is_imported_on_use() -> None:
     assert told.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_a_resumed_runs_report_is_that_of_the_undisturbed_run(tmp_path: Path) -> None:
     def interrupt(now: Progress) -> None:
         if now.tick == 40:

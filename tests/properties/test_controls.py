@@ -302,6 +302,7 @@ class ControlsOfThree(Controls):
     size = 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", [Controls, ControlsOfThree])
 def test_the_laws_hold_whatever_is_asked(machine: type[Controls]) -> None:
     run_state_machine_as_test(
