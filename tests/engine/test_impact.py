@@ -191,6 +191,18 @@ def test_a_creative_that_was_never_shown_waits() -> None:
     assert case.ask(vector([900_000, 100_000], Source.RULE, 5)) == [waits(Reason.EXTRAPOLATION)] * 2
 
 
+def test_a_creative_that_stays_unshown_is_no_extrapolation() -> None:
+    case = Case()
+    case.state = controls(case.campaigns, weights=np.array([1_000_000, 0] * N))
+    person = vector([1_000_000, 0], Source.PERSON, 5)
+    assert case.judge(person).count(Outcome.APPROVED) == 0  # no change at all
+    three = campaign_set((3,) * N)
+    case.campaigns, case.limits = three, replace(Limits.of(three), day=DAY)
+    case.state = controls(three, weights=np.array([600_000, 400_000, 0] * N))
+    assert case.ask(vector([580_000, 420_000, 0], Source.RULE, 5)) == [LOW] * 3
+    assert case.ask(vector([580_000, 400_000, 20_000], Source.RULE, 5)) == [waits(Reason.EXTRAPOLATION)] * 3
+
+
 def test_weights_move_at_most_their_part_of_the_spend() -> None:
     judged = Case().judge(vector([600_000, 400_000], Source.RULE, 5))
     assert judged.impacts == tuple(Impact(row, SPEND_A_DAY // 10, Basis.RECORD) for row in (0, 1))

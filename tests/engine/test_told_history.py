@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from agents.scripted import Scripted
 from engine.actions import ROW_BITS, Knob, Proposals, Source
-from engine.optimiser import Assignment
+from engine.limits import Limits
+from engine.messages import Role
+from engine.optimiser import Assignment, OptimiserMachine
 from engine.rollback import Blocked, History
 from tests.engine.builders import BUDGET, mandated
 from tests.engine.test_crashes import RULES
-from tests.engine.test_optimiser import CAMPAIGNS, DAY, Loop, ask, command
+from tests.engine.test_optimiser import CAMPAIGNS, DAY, GRID, Loop, ask, command
 from tests.properties.account import Account
 
 
@@ -52,3 +56,36 @@ def test_of_a_policy_the_ledger_tells_no_more_than_its_own_reach() -> None:
         account = account.hold(account.machine(policy))
     reach = {ticks: History.told_by(account.records, 100, ticks).latest(0, Knob.BID) for ticks in (None, 100, 2)}
     assert reach == {None: 1 << ROW_BITS, 100: 1 << ROW_BITS, 2: None}
+
+
+def test_the_ledger_tells_which_actions_are_watched_and_which_were_no_step_of_a_course() -> None:
+    """A policy's watched action stays in reach as long as others', and only the watched one."""
+    own = Assignment(Scripted({0: (ask(1_100_000),), 1: (ask(1_150_000),)}), np.arange(2), Source.POLICY, "policy")
+    inside, outside = (_loop(own, limits) for limits in (mandated(CAMPAIGNS), Limits.of(CAMPAIGNS)))
+    inside.go(to=6)
+    outside.go(command("approve"), to=1)
+    outside.go(to=6)
+    course, single = (History.told_by(loop.records, 7 * DAY, 2) for loop in (inside, outside))
+    first = 1 << ROW_BITS
+    assert course.rows_of(0, Knob.BID, first) is not None  # the episode's first, kept with its watch
+    assert course.rows_of(0, Knob.BID, 2 << ROW_BITS) is None  # a later step of it
+    assert not course.is_single(first)
+    (opened,) = [action for action in (first, 2 << ROW_BITS) if single.is_single(action)]
+    assert single.rows_of(0, Knob.BID, opened) is not None
+
+
+def _loop(policy: Assignment, limits: Limits) -> Loop:
+    """A loop in which a policy proposes."""
+    limits = replace(limits, day=DAY)
+    loop = Loop(limits=limits)
+    loop.machine = OptimiserMachine(
+        CAMPAIGNS,
+        GRID,
+        limits,
+        (policy,),
+        people={"dana": frozenset(Role)},
+        approval_ticks=DAY,
+        history=History(7 * DAY, 2),
+        state=loop.machine.state,
+    )
+    return loop
