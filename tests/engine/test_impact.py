@@ -282,6 +282,19 @@ def test_what_was_rolled_back_and_anything_beyond_is_not_proposed_again_for_a_fo
     assert case.ask(part(10)) != [quarantined]
 
 
+def test_each_of_several_quarantines_holds_and_a_persons_yes_lifts_one() -> None:
+    case = Case()
+    rolled_back(case, part(10, 3), at=TICK - 14 * DAY)
+    rolled_back(case, part(10, 4))
+    rolled_back(case, part(10, 5))
+    quarantined = (Outcome.REFUSED, Reason.QUARANTINED)
+    case.standing = case.standing.closed()
+    assert case.ask(part(10, 4)) == case.ask(part(10, 5)) == [quarantined]
+    assert case.ask(part(10, 3)) != [quarantined]  # its fortnight is over
+    case.tick += 2 * DAY  # the knobs have cooled down
+    assert case.ask(part(10, 5), granted=np.array([True])) == [LOW]
+
+
 def test_a_fall_that_was_rolled_back_is_quarantined_downwards() -> None:
     case = Case()
     rolled_back(case, part(-5))
