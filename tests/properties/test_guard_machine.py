@@ -551,7 +551,7 @@ def test_the_invariants_hold_whatever_everybody_wants(capsys: pytest.CaptureFixt
     run_state_machine_as_test(
         machine,
         settings=settings(
-            derandomize=not nightly, max_examples=500 if nightly else 45, stateful_step_count=50, deadline=None
+            derandomize=not nightly, max_examples=500 if nightly else 32, stateful_step_count=50, deadline=None
         ),
     )
     with capsys.disabled():
