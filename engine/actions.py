@@ -146,6 +146,12 @@ class Actions(_Rows):
         knob = Knob(int(self.knob[row])).name.lower()
         return f"action {int(self.action[row])} (campaign {int(self.campaign[row])}, {knob}): approved"
 
+    def by_knob(self) -> list[Self]:
+        """The rows of each (campaign, knob), in the order in which they first come: one row, or a whole vector."""
+        keys = self.campaign.astype(np.int64) * len(Knob) + self.knob
+        _, first = np.unique(keys, return_index=True)
+        return [self.take(keys == keys[position]) for position in np.sort(first)]
+
     @property
     def round(self) -> int:
         """Ledger sequence of the round these rows belong to (rows of one round travel together)."""

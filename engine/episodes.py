@@ -371,7 +371,7 @@ class Episodes:
             return self
         weights = self.before[rows, :, SEEN].astype(np.float64)
         unit = weights.sum(axis=1) / np.maximum(self.past[rows, TICKS], 1) * limits.block
-        harmful = compared(weights, self.after[rows], unit, ALPHA).upper < -limits.margin_micros
+        harmful = compared(weights, self.after[rows], unit, ALPHA).upper < 0
         asked = self.asked.copy()
         asked[rows[harmful]] = _REASONS.index(Why.PROFIT)
         return replace(self, asked=asked)

@@ -361,7 +361,7 @@ def _judge_impact(
         predicted[mine], tried[mine] = change, True
     account = 0 if per_day is None else sum(per_day.tolist())
     scalar = knob < len(SCALARS)
-    step = np.where(scalar, 100 * np.abs(moved) > LARGE_STEP_PERCENT * case.old[rows], 100 * moved > 15 * PPM)
+    step = 100 * np.abs(moved) > LARGE_STEP_PERCENT * np.where(scalar, case.old[rows], PPM)
     horizon = limits.day if limits.delay_horizon is None else limits.delay_horizon
     recent = tick < standing.rolled_back_at[campaign] + WEEK_DAYS * limits.day
     found = np.full(rows.size, Reason.NONE, dtype=np.uint8)

@@ -23,7 +23,8 @@ UNKNOWN = -(2**62)
 
 SPEND_PER_BID = 3
 """The record's prediction: spend moves at most with the third power of the bid, as both the share of auctions won and
-the price paid for them grow with it. A twin knows its market's own curve."""
+the price paid for them grow with it. In the quickstart's twelve campaigns it moves with a power of 1.1 to 2.6 (a test
+holds them below three). A twin knows its market's own curve."""
 
 LEARNING_DAYS, LEARNING_CLICKS = 3, 50
 LARGE_PART = 5
@@ -123,10 +124,10 @@ def predicted_by_record(
 ) -> Int64:
     """Change of spend per day for rows of bids, budgets and (with `wanted − old` the whole mass moved) weights, micros.
 
-    A bid moves spend with its third power, as far as the budget goes. A budget moves it where it binds (spend of at
-    least nine tenths), and a cut where it comes to lie below the spend. Weights move at most the part of the spend
-    whose creative changes, up or down. Of a flight's budget, and of a campaign that resumes, a day's record tells
-    nothing.
+    A bid moves spend with its third power, as far as the budget goes; from no spend at all nobody can tell. A budget
+    moves it where it binds (spend of at least nine tenths), and a cut where it comes to lie below the spend. Weights
+    move at most the part of the spend whose creative changes, up or down. Of a flight's budget, and of a campaign that
+    resumes, a day's record tells nothing.
     """
     spend, budget = per_day[campaign], state.budget[campaign]
     change = np.full(len(campaign), UNKNOWN, dtype=np.int64)
@@ -135,7 +136,8 @@ def predicted_by_record(
     by_bid = np.floor(spend[bid] * np.abs(factor - 1)).astype(np.int64)
     capped = daily[campaign[bid]] & (wanted[bid] > old[bid])
     by_bid = np.where(capped, np.minimum(by_bid, np.maximum(budget - spend, 0)[bid]), by_bid)
-    change[bid] = np.sign(wanted[bid] - old[bid]) * by_bid
+    from_nothing = (spend[bid] == 0) & (wanted[bid] > old[bid])
+    change[bid] = np.where(from_nothing, UNKNOWN, np.sign(wanted[bid] - old[bid]) * by_bid)
     of_budget = (knob == Knob.BUDGET) & daily[campaign]
     binds = 10 * spend >= 9 * old
     by_budget = np.where(wanted > old, np.where(binds, wanted - old, 0), np.minimum(wanted - spend, 0))

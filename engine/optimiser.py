@@ -463,7 +463,7 @@ class OptimiserMachine:
         if self._trial is None or not len(outside) or np.unique(outside.campaign).size > MOST_CAMPAIGNS:
             return {}
         tried = {}
-        for action in _by_knob(outside):
+        for action in outside.by_knob():
             campaign, knob = int(action.campaign[0]), Knob(int(action.knob[0]))
             if (campaign, knob) not in known and np.unique(action.index).size == len(action) and ends > begins:
                 changed = after(self._campaigns.cell_start, view.controls, action)
@@ -504,9 +504,3 @@ def _as_actions(judgement: Judgement, places: Int64) -> Actions:
         note=rows.note[places],
         notes=rows.notes,
     )
-
-
-def _by_knob(rows: Actions) -> list[Actions]:
-    """The rows of each (campaign, knob)."""
-    keys = rows.campaign.astype(np.int64) * len(Knob) + rows.knob
-    return [rows.take(keys == key) for key in np.unique(keys)]

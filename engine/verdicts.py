@@ -86,13 +86,10 @@ class WatchLimits:
         Ticks in 24 hours.
     horizon:
         The delay after which a conversion is no longer waited for.
-    margin_micros:
-        Loss of profit per opportunity that is put up with.
     """
 
     day: int
     horizon: int
-    margin_micros: float = 0.0
 
     @classmethod
     def of(cls, day: int, delay_horizon: int | None) -> Self:

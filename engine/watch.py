@@ -193,7 +193,7 @@ class Watch:
         if reason:
             return Verdict.ROLL_BACK, reason
         enough = self._enough
-        if enough and self.upper(limits) < -limits.margin_micros:
+        if enough and self.upper(limits) < 0:
             return Verdict.ROLL_BACK, Why.PROFIT
         if tick >= self.opened + limits.window:
             return (Verdict.KEEP if enough else Verdict.NO_DATA), Why.WINDOW
@@ -290,7 +290,7 @@ class Watching:
         stay, told = self._disturbed(undone, set(rows.campaign[~watched].tolist()))
         book = self.book.touched(self.tick, np.unique(rows.campaign.astype(np.int64)))
         total, opened = book.total(), []
-        for action in _by_action(rows.take(watched)):
+        for action in rows.take(watched).by_knob():
             others = np.arange(len(campaigns)) != action.campaign[0]
             market = int(campaigns.market[action.campaign[0]])
             siblings = book.siblings(total, campaigns.market, market, others, FEWEST_CONVERSIONS, MOST_SIBLINGS)
@@ -366,13 +366,6 @@ def _beneath(watch: Watch, newest: Watch, event: Event) -> Told:
     """What is told of a watch whose campaign's newest watch ended: the same, if both changes came together."""
     together = watch.opened == newest.opened and event is not Event.BLOCKED
     return watch.tell(event if together else Event.SUPERSEDED)
-
-
-def _by_action(rows: Actions) -> list[Actions]:
-    """The rows of each action: one, or a whole vector."""
-    keys = rows.campaign.astype(np.int64) * len(Knob) + rows.knob
-    _, first = np.unique(keys, return_index=True)
-    return [rows.take(keys == keys[position]) for position in np.sort(first)]
 
 
 def _split(rows: Actions, campaigns: CampaignSet) -> Split | None:

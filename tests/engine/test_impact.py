@@ -161,6 +161,19 @@ def test_what_cannot_be_computed_is_high() -> None:
     assert case.ask(part(1)) == [waits(Reason.OUTSIDE_MANDATE)]
 
 
+def test_of_a_campaign_that_spends_nothing_nobody_can_tell_what_a_higher_bid_would_bring() -> None:
+    case = Case()
+    now = case.spending.now
+    spent = case.spending.samples[0].counts[5, 0]
+    for each in (now, *case.spending.samples):
+        each.counts[5, 0] = spent
+    assert case.ask(part(1)) == [waits(Reason.OUTSIDE_MANDATE)]
+    assert case.judge(part(1)).impacts == (Impact(0, None, Basis.NONE),)
+    assert case.ask(part(-1)) == [LOW]
+    case.tried = {(5, Knob.BID): 0}
+    assert case.ask(part(1)) == [LOW]
+
+
 def test_a_campaign_in_its_learning_phase_waits_whatever_little_is_asked() -> None:
     for case in (Case(3 * DAY - 2), Case(clicks=LEARNING_CLICKS - 1), Case(2)):
         assert case.ask(part(1)) == [waits(Reason.LEARNING_PHASE)]

@@ -176,11 +176,6 @@ def test_a_loss_is_rolled_back_once_a_day_of_mature_blocks_is_there() -> None:
     assert bench.watch.after[:, 1].sum() == pytest.approx(-(11 * 30_000 + 29_000))
 
 
-def test_a_loss_within_the_margin_is_put_up_with() -> None:
-    bench = Bench(limits=replace(LIMITS, margin_micros=310.0))
-    assert bench.see(bench.changed + 7 * DAY, revenue_micros=70_000) == (Verdict.KEEP, Why.WINDOW)
-
-
 def test_conversions_missing_only_because_they_are_young_give_no_verdict() -> None:
     bench = Bench()
     assert bench.see(bench.changed + DAY, spend_micros=75_000, conversions=0, revenue_micros=0) == (

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.actions import Knob
 from engine.errors import BadInput
+from engine.impact import SPEND_PER_BID
 from engine.ledger import RecordKind, decode_round
 from engine.runtime.actors import RayRunner
 from engine.runtime.store import LEDGER, read_ledger
-from experiments import api
+from experiments import api, build
 from experiments.build import simulation
 from experiments.config import SimulationConfig, load_config
 from experiments.runs import Run
-from tests.scenarios import config
+from tests.scenarios import CONFIGS, config
 
 DAYS = {"start": "2026-04-01", "days": 6, "tick_minutes": 60}
 
@@ -96,6 +99,21 @@ def test_the_twin_is_tried_alike_on_ray(tmp_path: Path) -> None:
     local = api.simulate(document, out=tmp_path / "local")
     on_ray = api.simulate(document, out=tmp_path / "ray", runner=RayRunner(2))
     assert on_ray.digests == local.digests
+
+
+def test_in_the_quickstarts_markets_spend_moves_with_less_than_the_third_power_of_the_bid() -> None:
+    """What the record's prediction rests on where there is no twin; budgets out of the way."""
+    plan = build.simulation(api.load(CONFIGS / "quickstart.yaml"))
+    assert plan.trial is not None
+    rich = plan.controls.scalar * [1, 10_000]
+    for campaign in range(len(plan.campaigns)):
+        spent = []
+        for percent in (75, 100, 125):
+            scalar = rich.copy()
+            scalar[campaign, Knob.BID] = scalar[campaign, Knob.BID] * percent // 100
+            spent.append(plan.trial.spend(campaign, 0, 48, replace(plan.controls, scalar=scalar)))
+        low, now, high = spent
+        assert now * 0.75**SPEND_PER_BID <= low < now < high <= now * 1.25**SPEND_PER_BID
 
 
 def test_a_window_is_read_strictly() -> None:

@@ -131,6 +131,8 @@ def by_record(before: Account, after: Account, rows: Actions) -> Fraction | None
         return None
     spend, budget = int(per_day[rows.campaign[0]]), int(before.controls.budget[rows.campaign[0]])
     knob, old, new = rows.knob[0], int(rows.old[0]), int(rows.new[0])
+    if knob == Knob.BID and new > old and not spend:
+        return None  # nobody can tell what it would spend
     if knob == Knob.BID:
         change = spend * abs(Fraction(new, old) ** 3 - 1)
         return min(change, Fraction(max(budget - spend, 0))) if new > old else change
