@@ -11,10 +11,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from engine.actions import Knob
+from engine.campaigns import ACCOUNT
 from engine.life import ImpossibleLife
-
-ACCOUNT_WIDE = -1
-"""The campaign of an alert that is about the whole account."""
 
 
 class AlertKind(StrEnum):
@@ -32,7 +30,7 @@ class Fingerprint(NamedTuple):
     """What an alert is about; `label` tells apart what has no campaign, such as policies."""
 
     kind: AlertKind
-    campaign: int = ACCOUNT_WIDE
+    campaign: int = ACCOUNT
     knob: Knob | None = None
     label: str = ""
 
@@ -103,5 +101,5 @@ class AlertLog:
                 self.alerts[place] = replace(self.alerts[place], closed=tick, closed_why=told["why"])
             else:
                 before = "not open" if place is None else f"open since tick {self.alerts[place].opened}"
-                where = "the account" if about.campaign == ACCOUNT_WIDE else f"campaign {about.campaign}"
+                where = "the account" if about.campaign == ACCOUNT else f"campaign {about.campaign}"
                 raise ImpossibleLife(f"alert {about.kind} of {where} is {before}; {told['event']!r:.20} cannot follow")

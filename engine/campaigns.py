@@ -21,6 +21,9 @@ from engine.units import Bool, Int64, equal_shares
 
 SCALARS = (Knob.BID, Knob.BUDGET)
 
+ACCOUNT = -1
+"""What stands for the whole account where a campaign's position is due."""
+
 
 class Charging(IntEnum):
     """What a campaign pays for."""

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Knob, Source
-from engine.alerts import ACCOUNT_WIDE, AlertKind, AlertLog
+from engine.alerts import AlertKind, AlertLog
+from engine.campaigns import ACCOUNT
 from engine.judgement import Outcome
 from engine.life import OF_OUTCOME, OF_RESULT, ImpossibleLife, Stage, Step, advance, spelt, steps_of
 from engine.units import Bool, Int64
@@ -111,7 +112,7 @@ class Lives:
         self._judged(sequence, tick, told, granted)
         self.alerts.take(tick, told.header.get("alerts", ()))
         for about in self.alerts.open:
-            if not ACCOUNT_WIDE <= about.campaign < len(self.names):
+            if not ACCOUNT <= about.campaign < len(self.names):
                 raise ImpossibleLife(f"alert {about.kind} is about campaign {about.campaign}, and there is none")
         if "alerts" in told.header:
             self._check_blocked(watches)

@@ -62,10 +62,6 @@ CampaignInstruction: TypeAlias = Published | Answered
 # --- optimiser ---
 
 
-ACCOUNT = -1
-"""The campaign of a command that is about the whole account."""
-
-
 class Role(StrEnum):
     """What a person may do: approvers answer proposals, operators steer."""
 

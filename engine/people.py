@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.actions import Knob, Proposals, Source, proposals
-from engine.campaigns import ControlState
+from engine.campaigns import ACCOUNT, ControlState
 from engine.judgement import Judgement, Outcome, Reason
-from engine.messages import ACCOUNT, Command, CommandKind, Role
+from engine.messages import Command, CommandKind, Role
 from engine.policy import View
 from engine.rollback import Blocked, History
 from engine.units import Bool

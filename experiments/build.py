@@ -17,10 +17,10 @@ from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
 from agents.ecpc import EcpcPid
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
-from engine.campaigns import CampaignSet, Charging, ControlState, Period
+from engine.campaigns import ACCOUNT, CampaignSet, Charging, ControlState, Period
 from engine.errors import BadInput
 from engine.limits import Limits, Window
-from engine.messages import ACCOUNT, Command, Role
+from engine.messages import Command, Role
 from engine.optimiser import Assignment
 from engine.policy import Policy
 from engine.runtime.plan import DAY_MINUTES, LimitsFile, Plan

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from pyarrow.lib import ArrowException
 
-from engine.alerts import ACCOUNT_WIDE
+from engine.campaigns import ACCOUNT
 from engine.errors import BadInput
 from engine.events import COUNTS
 from engine.ledger import Fold, LedgerError, Record, verify
@@ -83,7 +83,7 @@ class Run:
                 "opened": grid.opens(each.opened + 1),
                 "closed": None if each.closed is None else grid.opens(each.closed + 1),
                 "kind": each.about.kind.value,
-                "campaign": None if each.about.campaign == ACCOUNT_WIDE else ids[each.about.campaign],
+                "campaign": None if each.about.campaign == ACCOUNT else ids[each.about.campaign],
                 "knob": None if each.about.knob is None else each.about.knob.name.lower(),
                 "about": each.about.label,
                 "why": each.why,

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Knob, Result, Source
-from engine.alerts import ACCOUNT_WIDE, Alert, AlertLog
+from engine.alerts import Alert, AlertLog
+from engine.campaigns import ACCOUNT
 from engine.errors import BadInput
 from engine.judgement import EXPLANATIONS, Outcome, Reason
 from engine.ledger import LedgerError, Record, RecordKind, Round, decode, decode_round
-from engine.messages import ACCOUNT
 from engine.runtime.plan import DAY_MINUTES
 from engine.units import Int64, TickGrid, moment
 from experiments.config.values import nearest
@@ -73,7 +73,7 @@ def told_alerts(records: Iterable[Record], campaigns: int) -> list[Alert]:
             log.take(record.tick, decode_round(record).header.get("alerts", ()))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise LedgerError(f"record {record.sequence} tells what cannot be: {error}") from None
-        if any(not ACCOUNT_WIDE <= about.campaign < campaigns for about in log.open):
+        if any(not ACCOUNT <= about.campaign < campaigns for about in log.open):
             raise LedgerError(f"record {record.sequence} tells of an alert about no campaign of this run")
     return log.alerts
 
@@ -238,7 +238,7 @@ class _Teller:
         for knob, change in waiting.items():
             self._waiting[knob] = heard.record.tick, change
         for alert in header.get("alerts", []):
-            if alert["campaign"] in {self.place, ACCOUNT_WIDE}:
+            if alert["campaign"] in {self.place, ACCOUNT}:
                 self._alerted(heard, alert)
 
     def _commanded(self, heard: _Heard, command: Mapping[str, Any], rows: Rows | None) -> None:

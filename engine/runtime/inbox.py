@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.actions import Knob
-from engine.campaigns import CampaignSet
+from engine.campaigns import ACCOUNT, CampaignSet
 from engine.errors import BadInput
-from engine.messages import ACCOUNT, Answer, Command, CommandKind
+from engine.messages import Answer, Command, CommandKind
 from engine.people import ABOUT_ACCOUNT
 
 COMMAND_VERSION = 1

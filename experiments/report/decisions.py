@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from engine.actions import Knob
-from engine.alerts import ACCOUNT_WIDE, Alert
+from engine.alerts import Alert
+from engine.campaigns import ACCOUNT
 from engine.ledger import RecordKind, decode_round
 from engine.runtime.store import LEDGER, read_ledger
 from engine.units import Int64
@@ -196,7 +197,7 @@ def _alarm(alert: Alert, ids: Sequence[str], calendar: Calendar) -> Alarm:
     return Alarm(
         since=calendar.text(int(calendar.minutes[alert.opened])),
         until=None if until is None else calendar.text(int(calendar.minutes[until])),
-        campaign=None if about.campaign == ACCOUNT_WIDE else ids[about.campaign],
+        campaign=None if about.campaign == ACCOUNT else ids[about.campaign],
         what=visible(of_alert(about.kind.value, None if about.knob is None else about.knob.name.lower(), about.label)),
         why=visible(explained(alert.why)),
         closed_why=visible(explained(alert.closed_why)),

@@ -12,14 +12,14 @@ import pytest
 
 from engine.actions import Knob, Proposals, Source
 from engine.alerts import AlertKind, Fingerprint
-from engine.campaigns import ControlState, Period
+from engine.campaigns import ACCOUNT, ControlState, Period
 from engine.events import CLICKS, COUNTS, SPEND
 from engine.guard import check
 from engine.impact import LEARNING_CLICKS, Basis, Evidence, Spending
 from engine.judgement import Impact, Judgement, Outcome, Reason
 from engine.ledger import RecordKind, decode_round
 from engine.limits import Limits, Window
-from engine.messages import ACCOUNT, Command, CommandKind
+from engine.messages import Command, CommandKind
 from engine.standing import NEVER, Standing
 from tests.engine.builders import BID, BUDGET, campaign_set, controls, mandated, vector, wish
 from tests.engine.test_optimiser import CAMPAIGNS, Loop, ask, command

@@ -11,13 +11,12 @@ import pytest
 from agents.scripted import Scripted, Wish
 from engine.actions import ROW_BITS, Knob, Note, Proposals, Result, Source, no_proposals
 from engine.campaign_machine import CampaignMachine, CampaignState
-from engine.campaigns import ControlState
+from engine.campaigns import ACCOUNT, ControlState
 from engine.events import COUNTS, TickCounts
 from engine.judgement import Outcome, Reason
 from engine.ledger import GENESIS, LedgerError, Record, RecordKind, decode, decode_round, encode, fold, seal, verify
 from engine.limits import Limits
 from engine.messages import (
-    ACCOUNT,
     Advanced,
     Answered,
     Apply,

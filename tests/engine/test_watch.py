@@ -10,10 +10,11 @@ import pytest
 from agents.scripted import Scripted
 from engine.actions import Knob, Source
 from engine.baseline import SLOTS, Book
+from engine.campaigns import ACCOUNT
 from engine.events import CLICKS, CONVERSIONS, COUNTS, OPPORTUNITIES, REVENUE, SPEND
 from engine.ledger import RecordKind, decode_round
 from engine.limits import Limits
-from engine.messages import ACCOUNT, Command, CommandKind, Role
+from engine.messages import Command, CommandKind, Role
 from engine.optimiser import Assignment, OptimiserMachine
 from engine.policy import View
 from engine.rollback import Blocked, History

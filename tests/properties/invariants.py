@@ -14,11 +14,11 @@ import pytest
 
 from engine.actions import Actions, Knob, Result, Source
 from engine.alerts import AlertKind, Fingerprint
-from engine.campaigns import SCALARS, ControlState, value_in_force
+from engine.campaigns import ACCOUNT, SCALARS, ControlState, value_in_force
 from engine.judgement import Outcome, Reason
 from engine.ledger import Fold, verify
 from engine.limits import Limits
-from engine.messages import ACCOUNT, Apply, Role
+from engine.messages import Apply, Role
 from engine.people import ROLES, CommandKind
 from engine.units import PPM
 from tests.properties.account import Account, key_of

@@ -24,10 +24,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.alerts import AlertKind, Fingerprint
-from engine.campaigns import SCALARS, ControlState
+from engine.campaigns import ACCOUNT, SCALARS, ControlState
 from engine.judgement import Reason
 from engine.limits import FOREVER, Limits, Window
-from engine.messages import ACCOUNT, Command, CommandKind, Reloaded, Role
+from engine.messages import Command, CommandKind, Reloaded, Role
 from engine.optimiser import Assignment
 from engine.units import TickGrid
 from engine.watch import Why

@@ -24,10 +24,10 @@ from hypothesis import settings
 
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
-from engine.campaigns import ControlState
+from engine.campaigns import ACCOUNT, ControlState
 from engine.events import Events, Opportunities, TickCounts
 from engine.limits import Limits
-from engine.messages import ACCOUNT, Command, CommandKind, Role
+from engine.messages import Command, CommandKind, Role
 from engine.optimiser import Assignment
 from engine.policy import Batch
 from engine.runtime.local import LocalRunner

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.actions import Knob
-from engine.messages import ACCOUNT, Command, CommandKind, Role
+from engine.campaigns import ACCOUNT
+from engine.messages import Command, CommandKind, Role
 from engine.policy import Policy
 from engine.runtime.plan import Plan
 from engine.verdicts import Event

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from engine.actions import Knob
+from engine.campaigns import ACCOUNT
 from engine.ledger import RecordKind, decode_round
-from engine.messages import ACCOUNT, Command, CommandKind
+from engine.messages import Command, CommandKind
 from engine.runtime.lease import Lease
 from engine.runtime.local import LocalRunner, Watcher
 from engine.runtime.pace import Pace
