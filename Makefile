@@ -19,7 +19,7 @@ check: .venv/test
 	$(BIN)/pytest -m "not slow and not ray"
 
 nightly: .venv/test
-	$(BIN)/pytest --hypothesis-profile nightly --timeout 7200 tests/properties tests/engine/runtime/test_crash_points.py
+	$(BIN)/pytest --hypothesis-profile nightly --timeout 7200 tests/properties
 
 mutants: .venv/mutants
 	copy=$$(mktemp -d) && git archive HEAD | tar x -C $$copy && cd $$copy && \
