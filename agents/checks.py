@@ -122,7 +122,7 @@ def _campaigns(n: int) -> CampaignSet:
         market=0 * whole,
         charging=np.zeros(n, dtype=np.uint8),
         period=(np.arange(n) % 2).astype(np.uint8),
-        cell_start=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
+        creative_start=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
         creatives=tuple(f"creative-{cell}" for cell in range(int(sizes.sum()))),
         min_bid=100 * whole,
         max_bid=10**6 * whole,

@@ -21,12 +21,13 @@ ROW_BITS = 24
 
 
 class Knob(IntEnum):
-    """What the optimiser can move; the first two are scalars in micros."""
+    """What the optimiser can move; the first two are scalars in micros, weights and modifiers have several values."""
 
     BID = 0
     BUDGET = 1
     WEIGHTS = 2
     PAUSED = 3
+    MODIFIERS = 4
 
 
 class Source(IntEnum):

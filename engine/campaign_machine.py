@@ -21,7 +21,8 @@ from engine.units import Int64, TickGrid
 class CampaignState:
     """Everything a `CampaignMachine` knows between two messages; with it a machine goes on where another stopped.
 
-    `creatives` are counts since the last view of `CampaignSet.rotating`; None where there is none of those.
+    `creatives` and `audiences` are counts since the last view of `CampaignSet.rotating` and `CampaignSet.told_apart`;
+    None where there is none of those.
     """
 
     controls: ControlState
@@ -32,6 +33,7 @@ class CampaignState:
     lifetime: Tally
     answer: Answered
     creatives: Int64 | None = None
+    audiences: Int64 | None = None
 
     @classmethod
     def initial(cls, controls: ControlState) -> Self:
@@ -98,16 +100,9 @@ class CampaignMachine:
             recent=state.recent.update(total),
             period=period,
             lifetime=state.lifetime.update(total),
-            creatives=self._of_creatives(counts),
+            creatives=_added(state.creatives, counts, self._campaigns.cell_creative, self._campaigns.rotating),
+            audiences=_added(state.audiences, counts, self._campaigns.cell_audience, self._campaigns.told_apart),
         )
-
-    def _of_creatives(self, counts: TickCounts) -> Int64 | None:
-        """Those since the last view, of campaigns that have several."""
-        rotating, before = self._campaigns.rotating, self._state.creatives
-        if not rotating.size:
-            return None
-        new: Int64 = counts.values[:, rotating].sum(axis=0)
-        return new if before is None else before + new
 
     def _in_period(self, by_campaign: Int64, total: Int64, days: Int64) -> tuple[int, Tally]:
         """The last of the new ticks' days, and the counts of its budget period: the day, or the flight."""
@@ -135,12 +130,21 @@ class CampaignMachine:
     def _in_force(self, approved: Approved) -> tuple[ControlState, NDArray[Any]]:
         if self._factual:
             return self._state.controls, np.full(len(approved), Result.RECORDED, dtype=np.uint8)
-        return apply(self._campaigns.cell_start, self._state.controls, approved)
+        return apply(self._campaigns.layout, self._state.controls, approved)
 
     def _publish(self, tick: int) -> View:
         state = self._state
         if tick != state.next_tick - 1:
             raise ValueError(f"a view at tick {tick} was asked for, and tick {state.next_tick - 1} closed last")
-        self._state = replace(state, recent=Tally.zero(len(self._campaigns)), creatives=None)
+        self._state = replace(state, recent=Tally.zero(len(self._campaigns)), creatives=None, audiences=None)
         counts = state.recent.get(), state.period.get(), state.lifetime.get()
-        return View(tick, state.controls, *counts, state.creatives)
+        return View(tick, state.controls, *counts, state.creatives, state.audiences)
+
+
+def _added(before: Int64 | None, counts: TickCounts, part: Int64, shown: Int64) -> Int64 | None:
+    """Counts since the last view of the parts that are shown, every cell being of one part; None: none is shown."""
+    if not shown.size:
+        return None
+    by_part = np.zeros((int(part[-1]) + 1, counts.values.shape[2]), dtype=np.int64)
+    np.add.at(by_part, part, counts.values.sum(axis=0))
+    return by_part[shown] if before is None else before + by_part[shown]

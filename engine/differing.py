@@ -23,9 +23,9 @@ def differing(campaigns: CampaignSet, recorded: ControlState, found: ControlStat
     places: list[Place] = []
     for knob in SCALARS:
         places += _named(np.flatnonzero(recorded.scalar[:, knob] != found.scalar[:, knob]), knob)
-    cells = np.flatnonzero(recorded.weights != found.weights)
-    if cells.size:
-        places += _named(np.unique(campaigns.cell_campaign[cells]), Knob.WEIGHTS)
+    creatives = np.flatnonzero(recorded.weights != found.weights)
+    if creatives.size:
+        places += _named(np.unique(campaigns.creative_campaign[creatives]), Knob.WEIGHTS)
     return places + _named(np.flatnonzero(recorded.paused != found.paused), Knob.PAUSED)
 
 
@@ -54,7 +54,7 @@ def values(campaigns: CampaignSet, controls: ControlState, place: Place) -> Int6
         return controls.scalar[campaign, [knob]]
     if knob is Knob.PAUSED:
         return controls.paused[[campaign]].astype(np.int64)
-    return controls.weights[campaigns.cell_start[campaign] : campaigns.cell_start[campaign + 1]]
+    return controls.weights[campaigns.creative_start[campaign] : campaigns.creative_start[campaign + 1]]
 
 
 def _named(campaigns: Int64, knob: Knob) -> list[Place]:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from engine.actions import Actions, Knob, Proposals, Source, proposals
 from engine.baseline import CLICKED, CONVERTED, SEEN, SLOTS, SPENT, TICKS, Book
-from engine.campaigns import SCALARS, CampaignSet, ControlState
+from engine.campaigns import SCALARS, CampaignSet, ControlState, Layout
 from engine.rollback import History
 from engine.sequential import ALPHA, BLOCKS, WEIGHT, compared
 from engine.units import Bool, Float64, Int64
@@ -130,14 +130,14 @@ class Episodes:
     cohorts: tuple[Cohort, ...]
 
     @classmethod
-    def initial(cls, campaigns: int, cells: int) -> Self:
+    def initial(cls, campaigns: int, creatives: int) -> Self:
         """None is open."""
         n, zero = campaigns, np.zeros(campaigns, dtype=np.int64)
         return cls(
             opened=np.full(n, NONE, dtype=np.int64),
             first=np.full((n, len(_KNOBS)), NONE, dtype=np.int64),
             began=np.zeros((n, len(SCALARS)), dtype=np.int64),
-            shares=np.zeros(cells, dtype=np.int64),
+            shares=np.zeros(creatives, dtype=np.int64),
             before=np.zeros((n, SLOTS, TICKS + 1), dtype=np.int64),
             past=np.zeros((n, TICKS + 1), dtype=np.int64),
             peak=zero,
@@ -197,7 +197,7 @@ class Episodes:
             return stay, told
         steps = steps.take(fresh)
         begun = stay._begun(tick, np.unique(steps.campaign.astype(np.int64)), book, campaigns.market)
-        recorded, joined = begun._recorded(steps, campaigns.cell_start)
+        recorded, joined = begun._recorded(steps, campaigns.layout)
         for campaign, knob in zip(*joined, strict=True):
             told += recorded.tell(campaign, [Knob(knob)], Event.BEGUN)
         return recorded, told
@@ -253,7 +253,7 @@ class Episodes:
                 cohorts.append(Cohort(own, tick, members, book.of(members)))
         return replace(self, **columns, cohorts=(*self.cohorts, *cohorts))
 
-    def _recorded(self, steps: Actions, cell_start: Int64) -> tuple[Self, tuple[list[int], list[int]]]:
+    def _recorded(self, steps: Actions, layout: Layout) -> tuple[Self, tuple[list[int], list[int]]]:
         """With what the first steps on knobs replaced, and the campaigns and knobs that these are."""
         campaign, knob = steps.campaign.astype(np.int64), steps.knob.astype(np.int64)
         first, began, shares = self.first.copy(), self.began.copy(), self.shares
@@ -263,7 +263,7 @@ class Episodes:
         began[campaign[scalar], knob[scalar]] = steps.old[scalar]
         if weight.any():
             shares = shares.copy()
-            shares[cell_start[campaign[weight]] + steps.index[weight]] = steps.old[weight]
+            shares[layout.creative_start[campaign[weight]] + steps.index[weight]] = steps.old[weight]
         joined = campaign[at].tolist(), knob[at].tolist()
         return replace(self, first=first, began=began, shares=shares), joined
 
@@ -386,7 +386,7 @@ class Episodes:
     # --- what becomes of them ---
 
     def judged(
-        self, tick: int, controls: ControlState, cell_start: Int64, history: History, limits: WatchLimits
+        self, tick: int, controls: ControlState, layout: Layout, history: History, limits: WatchLimits
     ) -> tuple[Self, list[Told], list[Proposals]]:
         """With the verdicts of a boundary: what is told, and the bundles that take episodes back, decreases first."""
         asked = np.flatnonzero(self.asked).tolist()
@@ -397,7 +397,7 @@ class Episodes:
         bundles: list[tuple[bool, Proposals]] = []
         first, ended = self.first.copy(), over.tolist()
         for campaign in asked:
-            wanted = self._recorded_values(campaign, controls, cell_start)
+            wanted = self._recorded_values(campaign, controls, layout)
             of_bundle, going = self._taken_back(campaign, set(wanted), history)
             told += of_bundle
             bundles += [wanted[knob] for knob in going]
@@ -425,10 +425,10 @@ class Episodes:
         return told, going
 
     def _recorded_values(
-        self, campaign: int, controls: ControlState, cell_start: Int64
+        self, campaign: int, controls: ControlState, layout: Layout
     ) -> dict[Knob, tuple[bool, Proposals]]:
         """Rows that restore the knobs whose value is another than the recorded one, and whether they raise it."""
-        cells = slice(int(cell_start[campaign]), int(cell_start[campaign + 1]))
+        cells = slice(*layout.creative_start[campaign : campaign + 2].tolist())
         values = {
             Knob.BID: (self.began[campaign, :1], controls.scalar[campaign, :1]),
             Knob.BUDGET: (self.began[campaign, 1:], controls.scalar[campaign, 1:]),

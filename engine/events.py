@@ -46,7 +46,7 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class TickCounts:
-    """Integer counts per tick and cell, a cell being one creative of one campaign.
+    """Integer counts per tick and cell, a cell being one creative of one campaign, shown to one audience.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class TickCounts:
         return int(self.values.shape[0])
 
     def of_campaigns(self, cell_start: Int64) -> Int64:
-        """Sum the creatives of each campaign: int64[ticks, campaigns, len(COUNTS)]."""
+        """Sum the cells of each campaign: int64[ticks, campaigns, len(COUNTS)]."""
         if cell_start.size - 1 == self.values.shape[1]:
             return self.values
         return np.add.reduceat(self.values, cell_start[:-1], axis=1)
@@ -130,7 +130,7 @@ class Events(_Columns):
     event_high: Int64 = _column("int64")
     event_low: Int64 = _column("int64")
     campaign: NDArray[Any] = _column("int32")
-    cell: NDArray[Any] = _column("int32")  # creative, as an index over the set's cells
+    cell: NDArray[Any] = _column("int32")  # creative and audience, as an index over the set's cells
     event_time: Int64 = _column("int64")  # µs since the epoch, UTC
     price_micros: Int64 = _column("int64")
     value_micros: Int64 = _column("int64")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Actions, Approved, Flaw, Knob, Proposals, Source, wanted_values
-from engine.campaigns import SCALARS, CampaignSet, ControlState, value_in_force
+from engine.campaigns import SCALARS, CampaignSet, ControlState, sizes_of, value_in_force
 from engine.impact import UNKNOWN, WEEK_DAYS, Basis, Evidence, predicted_by_record
 from engine.judgement import NO_OFFER, Impact, Judgement, Outcome, Reason
 from engine.limits import Limits
@@ -105,7 +105,7 @@ def check(
     granted:
         bool[rows], rows that a person has approved. They need no mandate, and pass every other law as any row does.
     frozen:
-        Whether the account is frozen, or bool[n, 4], which knobs are: there only pauses and rollbacks are judged.
+        Whether the account is frozen, or bool[n, 5], which knobs are: there only pauses and rollbacks are judged.
     standing:
         What happened before, as far as a limit looks at it; None: nothing did.
     evidence:
@@ -173,10 +173,10 @@ def _open_case(campaigns: CampaignSet, state: ControlState, proposed: Proposals,
         & (index >= 0)
     )
     safe = np.where(known, campaign, 0)
-    creatives = np.where(knob == Knob.WEIGHTS, np.diff(campaigns.cell_start)[safe], 1)
-    known &= index < creatives
+    known &= index < sizes_of(campaigns.layout, safe, np.where(known, knob, Knob.PAUSED))
+    known &= knob != Knob.MODIFIERS  # no law for them yet
     campaign, knob, index = safe, np.where(known, knob, Knob.PAUSED), np.where(known, index, 0)
-    old = value_in_force(campaigns.cell_start, state, campaign, knob, index)
+    old = value_in_force(campaigns.layout, state, campaign, knob, index)
     offer = np.full(len(proposed), NO_OFFER, dtype=np.int64)
     party = np.where(granted, 0, _PARTIES) + source
     case = _Case(campaign, knob, index, proposed.wanted, party, old, reason, offer)
@@ -231,7 +231,7 @@ def _check_vectors(case: _Case, campaigns: CampaignSet) -> None:
         return
     parties = 2 * _PARTIES
     key, vector = np.unique(case.campaign[rows] * parties + case.party[rows], return_inverse=True)
-    creatives = np.diff(campaigns.cell_start)[key // parties]
+    creatives = np.diff(campaigns.creative_start)[key // parties]
     width = int(creatives.max()) + 1
     distinct = np.bincount(np.unique(vector * width + case.index[rows]) // width, minlength=key.size)
     whole = (np.bincount(vector, minlength=key.size) == creatives) & (distinct == creatives)

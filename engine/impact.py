@@ -109,7 +109,7 @@ class Evidence:
     """What is known of n campaigns beside their controls and their standing.
 
     watched:
-        bool[n, 4], knobs whose last change is still under watch; None: none is.
+        bool[n, 5], knobs whose last change is still under watch; None: none is.
     tried:
         The change of spend per day, micros, that the twin predicts for what is proposed for a (campaign, knob).
     """

@@ -20,23 +20,24 @@ from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Actions, Knob, Note, Result, Source, no_actions
 from engine.alerts import AlertKind
-from engine.campaigns import SCALARS, ControlState, after, value_in_force
+from engine.campaigns import SCALARS, ControlState, Layout, after, sizes_of, value_in_force
 from engine.errors import BadInput
 from engine.judgement import NO_OFFER, Judgement, Outcome, Reason
 from engine.life import ImpossibleLife
 from engine.lives import Lives
 from engine.shield import Clipped
-from engine.units import Bool, Int64
+from engine.units import Bool
 
-LEDGER_VERSION = 2
+LEDGER_VERSION = 3
 GENESIS = bytes(32)
 
 Table = Mapping[str, NDArray[Any]]
 
 _LAYOUT = {  # the columns of every table, in the order of their bytes, each in its usual dtype
     "controls": {"bid": "<i8", "budget": "<i8", "anchor_bid": "<i8", "anchor_budget": "<i8", "paused": "|u1"},
-    "cells": {"weights": "<i8"},
-    "layout": {"cell_start": "<i8"},
+    "creatives": {"weights": "<i8"},
+    "audiences": {"modifiers": "<i8", "anchor": "<i8"},
+    "layout": {"creative_start": "<i8", "audience_start": "<i8"},
     "judged": {
         "campaign": "<i4",
         "knob": "|u1",
@@ -128,7 +129,7 @@ def verify(records: Iterable[Record]) -> int | None:
     return None
 
 
-def opening_body(header: Mapping[str, Any], cell_start: Int64, state: ControlState) -> bytes:
+def opening_body(header: Mapping[str, Any], layout: Layout, state: ControlState) -> bytes:
     """The run's description and the controls it starts with, every one of them at version 0."""
     if state.version.any():
         raise BadInput(f"a ledger opens at version 0 (={state.version.max()}): go on with the ledger of that run")
@@ -141,8 +142,9 @@ def opening_body(header: Mapping[str, Any], cell_start: Int64, state: ControlSta
     }
     tables: dict[str, Table] = {
         "controls": controls,
-        "cells": {"weights": state.weights},
-        "layout": {"cell_start": cell_start},
+        "creatives": {"weights": state.weights},
+        "audiences": {"modifiers": state.modifiers, "anchor": state.modifier_anchor},
+        "layout": layout._asdict(),
     }
     return encode({**header, "ledger_version": LEDGER_VERSION}, tables)
 
@@ -206,7 +208,7 @@ def _read(record: Record) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[A
 
 
 _TABLES = {
-    RecordKind.OPENING: ("controls", "cells", "layout"),
+    RecordKind.OPENING: ("controls", "creatives", "audiences", "layout"),
     RecordKind.ROUND: ("judged", "offers", "clipped", "results"),
     RecordKind.CLOSING: ("results",),
 }
@@ -293,7 +295,7 @@ class Fold:
         self.rollbacks = 0
         self.max_relative_step = 0.0
         self.lives = Lives((), None)
-        self._cell_start: Int64 = np.zeros(1, dtype=np.int64)
+        self._layout = Layout(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
         self._intents = no_actions()
 
     def update(self, record: Record) -> None:
@@ -314,14 +316,25 @@ class Fold:
         controls = tables["controls"]
         scalar = np.stack([controls["bid"], controls["budget"]], axis=1)
         anchor = np.stack([controls["anchor_bid"], controls["anchor_budget"]], axis=1)
-        weights, cell_start = tables["cells"]["weights"], tables["layout"]["cell_start"]
-        if len(cell_start) != len(scalar) + 1 or (np.diff(cell_start) < 1).any() or cell_start[-1] != len(weights):
-            raise LedgerError(
-                f"record {record.sequence} lays out {len(weights)} weights in a way it cannot: it was changed"
-            )
-        versions = np.zeros((len(scalar), len(Knob)), dtype=np.int64)
-        self.state = ControlState(scalar, anchor, weights, controls["paused"].astype(np.bool_), versions)
-        self._cell_start = cell_start
+        weights, audiences = tables["creatives"]["weights"], tables["audiences"]
+        self._layout = Layout(**tables["layout"])
+        for what, start, values in (
+            ("weights", self._layout.creative_start, weights),
+            ("modifiers", self._layout.audience_start, audiences["modifiers"]),
+        ):
+            if len(start) != len(scalar) + 1 or (np.diff(start) < 1).any() or start[-1] != len(values):
+                raise LedgerError(
+                    f"record {record.sequence} lays out {len(values)} {what} in a way it cannot: it was changed"
+                )
+        self.state = ControlState(
+            scalar=scalar,
+            anchor=anchor,
+            weights=weights,
+            modifiers=audiences["modifiers"],
+            modifier_anchor=audiences["anchor"],
+            paused=controls["paused"].astype(np.bool_),
+            version=np.zeros((len(scalar), len(Knob)), dtype=np.int64),
+        )
         names, patience = self.header.get("campaigns"), self.header.get("approval_ticks")
         known = names if isinstance(names, list) and len(names) == len(scalar) else range(len(scalar))
         self.lives = Lives(known, patience if type(patience) is int else None)
@@ -352,9 +365,9 @@ class Fold:
 
     def _apply(self, rows: Actions) -> None:
         assert self.state is not None
-        if not _stands_on(self._cell_start, self.state, rows, self._known_to_differ(rows)):
+        if not _stands_on(self._layout, self.state, rows, self._known_to_differ(rows)):
             raise LedgerError(f"round {rows.round} applied a row on controls that were not in force: it was not ours")
-        self.state = after(self._cell_start, self.state, rows)
+        self.state = after(self._layout, self.state, rows)
         self.applied += len(rows)
         self.rollbacks += int((rows.source == Source.ROLLBACK).sum())
         self.max_relative_step = max(self.max_relative_step, _largest_step(rows))
@@ -373,17 +386,17 @@ class Fold:
         return np.array([place in differs for place in places], dtype=np.bool_)
 
 
-def _stands_on(cell_start: Int64, state: ControlState, rows: Actions, spared: Bool) -> bool:
+def _stands_on(layout: Layout, state: ControlState, rows: Actions, spared: Bool) -> bool:
     """Whether every row names a knob that exists, and all but those spared its version and its value in force."""
     campaign, knob, index = (column.astype(np.int64) for column in (rows.campaign, rows.knob, rows.index))
     known = (campaign >= 0) & (campaign < len(state.paused)) & (knob >= 0) & (knob < len(Knob)) & (index >= 0)
     if not known.all():
         return False
-    inside = index < np.where(knob == Knob.WEIGHTS, np.diff(cell_start)[campaign], 1)
+    inside = index < sizes_of(layout, campaign, knob)
     return bool(
         inside.all()
         and (spared | (state.version[campaign, knob] == rows.base_version)).all()
-        and (spared | (value_in_force(cell_start, state, campaign, knob, index) == rows.old)).all()
+        and (spared | (value_in_force(layout, state, campaign, knob, index) == rows.old)).all()
     )
 
 

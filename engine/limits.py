@@ -38,7 +38,7 @@ class Limits:
     band_low, band_high:
         int64[n, 2, 2], the anchor band of each scalar knob as a fraction (numerator, denominator).
     mandate_until:
-        int64[n, 4], the last tick at which each knob may move automatically; −1 where no mandate was granted.
+        int64[n, 5], the last tick at which each knob may move automatically; −1 where no mandate was granted.
     account_budget:
         The most that the budgets per day may sum to, micros; None for no limit.
     account_member:

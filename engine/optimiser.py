@@ -142,7 +142,12 @@ class OptimiserMachine:
         if state is None:
             memories = tuple(each.policy.start(campaigns.select(each.members), grid) for each in assignments)
             n = len(campaigns)
-            beginnings = DeskState.initial(), Standing.initial(n), Watching.initial(n, campaigns.cells), Alerts.none()
+            beginnings = (
+                DeskState.initial(),
+                Standing.initial(n),
+                Watching.initial(n, len(campaigns.creatives)),
+                Alerts.none(),
+            )
             rest = Spending.initial(n), Shield.initial(len(assignments)), limits, None
             state = OptimiserState(memories, 0, Approved.nothing(), *beginnings, *rest, recorded=None)
         self._memories = list(state.memories)
@@ -185,7 +190,7 @@ class OptimiserMachine:
             case Open(view, header):
                 self._recorded = view.controls
                 body = opening_body(
-                    {**header, "approval_ticks": self._approval_ticks}, self._campaigns.cell_start, view.controls
+                    {**header, "approval_ticks": self._approval_ticks}, self._campaigns.layout, view.controls
                 )
                 return [self._commit(RecordKind.OPENING, view.tick, body)]
             case Boundary():
@@ -292,7 +297,7 @@ class OptimiserMachine:
         applied = rows.take(results == Result.APPLIED)
         self._settle_blocked(tick, applied)
         if self._recorded is not None:
-            self._recorded = after(self._campaigns.cell_start, self._recorded, applied)
+            self._recorded = after(self._campaigns.layout, self._recorded, applied)
         judged_at = self._standing.last_seen  # mandates, holds and cooldowns go by the round's own boundary
         mandated = in_mandate(applied, self._limits, judged_at)
         self._standing = self._standing.after(judged_at, applied, mandated, self._limits.day)
@@ -327,7 +332,7 @@ class OptimiserMachine:
         if limits is None:
             return [], []
         seen = self._watching.seen(view, slot_of(self._grid, view.tick), self._campaigns.market, limits)
-        self._watching, told, inverses = seen.judged(view.controls, self._campaigns.cell_start, self._history, limits)
+        self._watching, told, inverses = seen.judged(view.controls, self._campaigns.layout, self._history, limits)
         for each in told:
             if each.event is Event.BLOCKED:
                 about = Fingerprint(AlertKind.ROLLBACK_BLOCKED, each.campaign, each.knob)
@@ -439,7 +444,7 @@ class OptimiserMachine:
             _, self._memories[place] = policy.propose(view.select(self._campaigns, members), memory)
 
     def _watched(self) -> Bool:
-        """Knobs whose last change is still under watch; bool[n, 4]."""
+        """Knobs whose last change is still under watch; bool[n, 5]."""
         watched = np.zeros((len(self._campaigns), len(Knob)), dtype=np.bool_)
         for each in self._watching.watches:
             watched[each.campaign, each.knob] = True
@@ -466,7 +471,7 @@ class OptimiserMachine:
         for action in outside.by_knob():
             campaign, knob = int(action.campaign[0]), Knob(int(action.knob[0]))
             if (campaign, knob) not in known and np.unique(action.index).size == len(action) and ends > begins:
-                changed = after(self._campaigns.cell_start, view.controls, action)
+                changed = after(self._campaigns.layout, view.controls, action)
                 spends = (self._spend(campaign, begins, ends, each) for each in (changed, view.controls))
                 tried[campaign, knob] = (next(spends) - next(spends)) * day // (ends - begins)
         return tried

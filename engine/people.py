@@ -122,7 +122,7 @@ class Desk:
 
     @property
     def stopped(self) -> Bool:
-        """Where nothing may begin but pauses and rollbacks, whatever froze it; bool[n, 4]."""
+        """Where nothing may begin but pauses and rollbacks, whatever froze it; bool[n, 5]."""
         stopped = np.full((self._campaigns, len(Knob)), self._frozen or not self._leased, dtype=np.bool_)
         for campaign, knob in self._parts:
             stopped[campaign, slice(None) if knob is None else knob] = True

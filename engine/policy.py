@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from engine.actions import Proposals
-from engine.campaigns import CampaignSet, ControlState, scattered
+from engine.campaigns import CampaignSet, ControlState, places_of, scattered
 from engine.events import Events, Opportunities, TickCounts
 from engine.units import Int64, TickGrid
 
@@ -27,6 +27,9 @@ class View:
     creatives:
         int64[c, len(COUNTS)], counts since the last view of the creatives of campaigns that have several
         (`CampaignSet.rotating`); None where no campaign has.
+    audiences:
+        int64[a, len(COUNTS)], likewise of the audiences of campaigns whose market tells several apart
+        (`CampaignSet.told_apart`).
     """
 
     tick: int
@@ -35,6 +38,7 @@ class View:
     period: Int64
     lifetime: Int64
     creatives: Int64 | None = None
+    audiences: Int64 | None = None
 
     def select(self, campaigns: CampaignSet, members: Int64) -> View:
         """The view of some campaigns of the set; of all of them, itself."""
@@ -42,9 +46,9 @@ class View:
             return self
         controls = self.controls.select(campaigns, members)
         counts = self.recent[members], self.period[members], self.lifetime[members]
-        if self.creatives is None:
-            return View(self.tick, controls, *counts)
-        return View(self.tick, controls, *counts, self.creatives[_places(campaigns, members)])
+        creatives = _chosen(self.creatives, campaigns.rotating, campaigns.layout.creative_start, members)
+        audiences = _chosen(self.audiences, campaigns.told_apart, campaigns.layout.audience_start, members)
+        return View(self.tick, controls, *counts, creatives, audiences)
 
     @classmethod
     def merge(cls, campaigns: CampaignSet, parts: list[tuple[Int64, View]]) -> View:
@@ -56,18 +60,33 @@ class View:
             scattered([(members, getattr(view, name)) for members, view in parts])
             for name in ("recent", "period", "lifetime")
         )
-        shown = [(_places(campaigns, members), view.creatives) for members, view in parts]
-        known = [(places, rows) for places, rows in shown if rows is not None]
-        creatives = scattered(known) if known else None
-        return cls(parts[0][1].tick, controls, recent, period, lifetime, creatives)
+        layout = campaigns.layout
+        creatives = _merged(
+            [(members, view.creatives) for members, view in parts], campaigns.rotating, layout.creative_start
+        )
+        audiences = _merged(
+            [(members, view.audiences) for members, view in parts], campaigns.told_apart, layout.audience_start
+        )
+        return cls(parts[0][1].tick, controls, recent, period, lifetime, creatives, audiences)
 
 
-def _places(campaigns: CampaignSet, members: Int64) -> Int64:
-    """Where the creatives of some campaigns stand among those of all campaigns that have several."""
-    cells = campaigns.cells_of(members)
-    places = np.searchsorted(campaigns.rotating, cells)
-    found = places < len(campaigns.rotating)
-    found[found] = campaigns.rotating[places[found]] == cells[found]
+def _chosen(rows: Int64 | None, shown: Int64, start: Int64, members: Int64) -> Int64 | None:
+    """Of the rows of parts that are shown (creatives or audiences), those of some campaigns."""
+    return None if rows is None else rows[_among(shown, start, members)]
+
+
+def _merged(parts: list[tuple[Int64, Int64 | None]], shown: Int64, start: Int64) -> Int64 | None:
+    """The rows of all parts that are shown, from those of each shard's members."""
+    known = [(_among(shown, start, members), rows) for members, rows in parts if rows is not None]
+    return scattered(known) if known else None
+
+
+def _among(shown: Int64, start: Int64, members: Int64) -> Int64:
+    """Where the parts of some campaigns stand among those shown, as far as they are."""
+    chosen = places_of(start, members)
+    places = np.searchsorted(shown, chosen)
+    found = places < len(shown)
+    found[found] = shown[places[found]] == chosen[found]
     return places[found]
 
 

@@ -47,13 +47,13 @@ class Standing:
     """The past of n campaigns, as far as a limit looks at it.
 
     changed_at:
-        int64[n, 4], the last tick at which a change outside a mandate was applied to a knob.
+        int64[n, 5], the last tick at which a change outside a mandate was applied to a knob.
     edited_at:
-        int64[n, 4], the last tick at which a person's own edit was applied to it.
+        int64[n, 5], the last tick at which a person's own edit was applied to it.
     cool_until:
-        int64[n, 4], the tick up to which a knob cools down after a rollback.
+        int64[n, 5], the tick up to which a knob cools down after a rollback.
     rollbacks:
-        int64[n, 4], how often each knob was rolled back.
+        int64[n, 5], how often each knob was rolled back.
     trail:
         (tick, int64[n, 2]) pairs, the scalars in force at the last boundaries, oldest first; they reach back one day.
     rolled_back_at:

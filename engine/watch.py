@@ -29,7 +29,7 @@ import numpy as np
 
 from engine.actions import Actions, Knob, Proposals, Source
 from engine.baseline import CLICKED, CONVERTED, SEEN, SLOTS, SPENT, TICKS, Book, kept
-from engine.campaigns import SCALARS, CampaignSet, ControlState
+from engine.campaigns import SCALARS, CampaignSet, ControlState, Layout
 from engine.episodes import Episodes
 from engine.policy import View
 from engine.rollback import Blocked, History
@@ -249,9 +249,9 @@ class Watching:
     episodes: Episodes
 
     @classmethod
-    def initial(cls, campaigns: int, cells: int) -> Self:
+    def initial(cls, campaigns: int, creatives: int) -> Self:
         """Nothing is watched."""
-        return cls(-1, Book.initial(campaigns), (), Episodes.initial(campaigns, cells))
+        return cls(-1, Book.initial(campaigns), (), Episodes.initial(campaigns, creatives))
 
     @property
     def undoing(self) -> dict[tuple[int, Knob], int]:
@@ -333,7 +333,7 @@ class Watching:
         return set({each.campaign: each.action for each in self.watches}.values())
 
     def judged(
-        self, controls: ControlState, cell_start: Int64, history: History, limits: WatchLimits
+        self, controls: ControlState, layout: Layout, history: History, limits: WatchLimits
     ) -> tuple[Self, list[Told], list[Proposals]]:
         """With the verdicts of a boundary: what is told, and the rows that take changes back."""
         awake, stay, told, rows = self._awake, [], [], []
@@ -358,7 +358,7 @@ class Watching:
         beneath = [each for each in stay if each.campaign in ended]
         told += [_beneath(each, *ended[each.campaign]) for each in beneath]
         left = tuple(each for each in stay if each.campaign not in ended)
-        episodes, of_episodes, bundles = self.episodes.judged(self.tick, controls, cell_start, history, limits)
+        episodes, of_episodes, bundles = self.episodes.judged(self.tick, controls, layout, history, limits)
         return replace(self, watches=left, episodes=episodes), told + of_episodes, rows + bundles
 
 
@@ -372,8 +372,8 @@ def _split(rows: Actions, campaigns: CampaignSet) -> Split | None:
     """The creatives side by side after a change of weights, if all that lost weight are shown still."""
     if rows.knob[0] != Knob.WEIGHTS:
         return None
-    first = campaigns.cell_start[rows.campaign[0]]
-    places = np.searchsorted(campaigns.rotating, np.arange(first, campaigns.cell_start[rows.campaign[0] + 1]))
+    first = campaigns.creative_start[rows.campaign[0]]
+    places = np.searchsorted(campaigns.rotating, np.arange(first, campaigns.creative_start[rows.campaign[0] + 1]))
     return Split.over(rows, places)
 
 

@@ -139,7 +139,7 @@ def _replayed_set(config: ReplayConfig) -> CampaignSet:
         market=np.arange(n),
         charging=np.full(n, Charging[config.charging.upper()], dtype=np.uint8),
         period=np.array([Period[spec.budget_period.upper()] for spec in specs], dtype=np.uint8),
-        cell_start=np.arange(n + 1),
+        creative_start=np.arange(n + 1),
         creatives=("all",) * n,
         **bounds(config, ids),
     )
@@ -192,13 +192,13 @@ def campaign_set(config: SimulationConfig) -> CampaignSet:
         market=np.array([markets.index(spec.market) for spec in specs], dtype=np.int64),
         charging=np.array(charging, dtype=np.uint8),
         period=np.array([Period[spec.budget_period.upper()] for spec in specs], dtype=np.uint8),
-        cell_start=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
+        creative_start=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
         creatives=tuple(creative for spec in specs for creative in spec.creatives),
         **bounds(config, ids),
     )
 
 
-def bounds(config: RunConfig, ids: list[str]) -> dict[str, Int64]:
+def bounds(config: RunConfig, ids: list[str]) -> dict[str, Any]:
     """Hard bounds of bids and budgets, as columns."""
     limits = [settings.limits_of(config, name) for name in ids]
     names = ("min_bid", "max_bid", "min_budget", "max_budget")
@@ -425,7 +425,7 @@ def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple
 
 
 def _shares(campaigns: CampaignSet, position: int, shares: Mapping[str, float]) -> tuple[int, ...]:
-    names = campaigns.creatives[campaigns.cell_start[position] : campaigns.cell_start[position + 1]]
+    names = campaigns.creatives[campaigns.creative_start[position] : campaigns.creative_start[position + 1]]
     return tuple(settings.shares_ppm(shares, names).values())
 
 

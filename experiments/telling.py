@@ -84,7 +84,7 @@ def _opening(record: Record | None) -> dict[str, Any]:
         raise LedgerError("the ledger has no opening: there is nothing to tell")
     header, tables = decode(record.body)
     try:
-        ids, start = header["campaigns"], tables["layout"]["cell_start"].tolist()
+        ids, start = header["campaigns"], tables["layout"]["creative_start"].tolist()
         cells = header["creatives"]
         return header | {
             "creatives_of": {name: cells[start[at] : start[at + 1]] for at, name in enumerate(ids)},

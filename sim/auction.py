@@ -100,6 +100,9 @@ def check_call(grid: TickGrid, from_tick: int, to_tick: int, controls: ControlSt
     """Refuse what a kernel, which trusts its columns, would read beyond their ends."""
     if not 0 <= from_tick <= to_tick <= grid.ticks:
         raise ValueError(f"ticks (=[{from_tick}, {to_tick})) must lie in the run's [0, {grid.ticks})")
-    given, wanted = (len(controls.bid), len(controls.weights)), (len(campaigns), campaigns.cells)
+    given = (len(controls.bid), len(controls.weights), len(controls.modifiers))
+    wanted = (len(campaigns), len(campaigns.creatives), int(campaigns.layout.audience_start[-1]))
     if given != wanted:
-        raise ValueError(f"controls (=of {given} campaigns and creatives) must be those of the members, {wanted}")
+        raise ValueError(
+            f"controls (=of {given} campaigns, creatives and audiences) must be those of the members, {wanted}"
+        )

@@ -39,7 +39,7 @@ class Buyers(NamedTuple):
     """The campaigns of a world: n campaigns, c cells."""
 
     key: NDArray[Any]  # uint64[n]
-    cell_start: Int64  # int64[n + 1]
+    creative_start: Int64  # int64[n + 1]
     cells: Int64  # int64[n], how many creatives
     reach: Float64  # float64[n]
     sigma: Float64  # float64[n]
@@ -126,7 +126,7 @@ def stakes_of(buyers: Buyers, controls: ControlState) -> Stakes:
     """
     bid, weights = controls.bid, controls.weights
     high, low = np.exp(Z_MAX * buyers.sigma), np.exp(-Z_MAX * buyers.sigma)
-    worst_ctr = np.minimum.reduceat(buyers.ctr, buyers.cell_start[:-1]) if bid.size else buyers.ctr
+    worst_ctr = np.minimum.reduceat(buyers.ctr, buyers.creative_start[:-1]) if bid.size else buyers.ctr
     with np.errstate(divide="ignore", invalid="ignore"):
         per_opportunity = bid * high
         per_click_bound = np.maximum(per_opportunity, bid / (worst_ctr * buyers.discount))
@@ -135,7 +135,9 @@ def stakes_of(buyers: Buyers, controls: ControlState) -> Stakes:
     most = np.where((bid * low > 1 + 1e-6) & (most < UNREACHABLE), most, UNREACHABLE)
     least = np.where(bid > 0, np.maximum(np.floor(bid * low * (1 - 1e-9)), 1), UNREACHABLE)
     running = np.cumsum(weights)
-    before = np.repeat(running[buyers.cell_start[:-1]] - weights[buyers.cell_start[:-1]], np.diff(buyers.cell_start))
+    before = np.repeat(
+        running[buyers.creative_start[:-1]] - weights[buyers.creative_start[:-1]], np.diff(buyers.creative_start)
+    )
     return Stakes(
         bid=bid.astype(np.int64),
         budget=controls.budget.astype(np.int64),
@@ -443,9 +445,9 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                 for s in range(seat.size):
                     c = seat[s]
                     key = buyers.key[c]
-                    share = stakes.share[buyers.cell_start[c] : buyers.cell_start[c + 1]]
+                    share = stakes.share[buyers.creative_start[c] : buyers.creative_start[c + 1]]
                     _draw_reach(scratch, s, block, tick, size, key, buyers.reach[c])
-                    _draw_creatives(scratch, s, block, tick, size, key, buyers.cell_start[c], share)
+                    _draw_creatives(scratch, s, block, tick, size, key, buyers.creative_start[c], share)
                     _add_reached(counts[t, :, OPPORTUNITIES], scratch, s, size, buyers.cells[c])
                     exact = exact or scratch.stance[s] == UNSURE
                     if scratch.stance[s] != OUT or record_opportunities:

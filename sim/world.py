@@ -273,8 +273,8 @@ def new_days(grid: TickGrid) -> Bool:
 def _buyers(campaigns: CampaignSet, response: Response, seed: int) -> Buyers:
     return Buyers(
         key=keys_of(seed, "campaign", campaigns.ids),
-        cell_start=campaigns.cell_start,
-        cells=np.diff(campaigns.cell_start),
+        creative_start=campaigns.creative_start,
+        cells=np.diff(campaigns.creative_start),
         reach=response.reach,
         sigma=response.value_sigma,
         discount=np.exp(-0.5 * response.value_sigma**2),

@@ -24,6 +24,7 @@ EVENTS = pa.schema(
         ("event_id", pa.string()),  # 128 bits, hexadecimal
         ("campaign", WORD),
         ("creative", WORD),
+        ("audience", WORD),  # null where the market tells none apart
         ("price_micros", pa.int64()),
         ("value_micros", pa.int64()),
         ("click_id", pa.string()),  # the click a conversion is attributed to
@@ -39,6 +40,7 @@ OPPORTUNITIES = pa.schema(
         ("index", pa.int32()),
         ("campaign", WORD),
         ("creative", WORD),
+        ("audience", WORD),
         ("value", pa.float64()),
         ("predicted_ctr", pa.float64()),
         ("price_micros", pa.int64()),  # the least bid that wins; null where it is not known
@@ -59,7 +61,8 @@ def event_columns(events: Events, campaigns: CampaignSet) -> dict[str, Any]:
         "kind": words(events.kind, [kind.name.lower() for kind in Kind]),
         "event_id": identifiers(events.event_high, events.event_low),
         "campaign": words(events.campaign, campaigns.ids),
-        "creative": words(events.cell, campaigns.creatives),
+        "creative": words(campaigns.cell_creative[events.cell], campaigns.creatives),
+        "audience": _audiences(events.cell, campaigns),
         "price_micros": events.price_micros,
         "value_micros": events.value_micros,
         "click_id": pa.array(click, mask=events.kind != Kind.CONVERSION),
@@ -75,7 +78,8 @@ def opportunity_columns(rows: Opportunities, campaigns: CampaignSet) -> dict[str
         "market": words(rows.market, campaigns.markets),
         "index": rows.index,
         "campaign": words(rows.campaign, campaigns.ids),
-        "creative": words(rows.cell, campaigns.creatives),
+        "creative": words(campaigns.cell_creative[rows.cell], campaigns.creatives),
+        "audience": _audiences(rows.cell, campaigns),
         "value": rows.value,
         "predicted_ctr": rows.predicted_ctr,
         "price_micros": pa.array(rows.price_micros, mask=rows.price_status != 0),
@@ -84,6 +88,13 @@ def opportunity_columns(rows: Opportunities, campaigns: CampaignSet) -> dict[str
         "conversion_time": pa.array(rows.conversion_time.astype("datetime64[us]"), mask=no_conversion, type=TIME),
         "conversion_value_micros": pa.array(rows.conversion_value_micros, mask=no_conversion),
     }
+
+
+def _audiences(cells: NDArray[Any], campaigns: CampaignSet) -> pa.Array:
+    """The audience of every cell as a word, null where its market tells none apart."""
+    place, names = campaigns.cell_audience[cells].astype(np.int32), campaigns.audience_names
+    nobody = np.array([not name for name in names], dtype=np.bool_)[place]
+    return pa.DictionaryArray.from_arrays(pa.array(place, mask=nobody), pa.array(names, type=pa.string()))
 
 
 def in_order(parts: Sequence[Any]) -> Any:

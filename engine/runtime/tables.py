@@ -334,7 +334,7 @@ def _action_columns(
         "action": pa.array(action, mask=judged["outcome"] != Outcome.APPROVED),
         "campaign": _spelt(judged["campaign"], campaigns.ids),
         "knob": _spelt(judged["knob"], _names(Knob)),
-        "creative": _spelt(_cells(judged, campaigns), campaigns.creatives),
+        "creative": _spelt(_creatives(judged, campaigns), campaigns.creatives),
         "old": judged["old"],
         "wanted": judged["wanted"],
         "raw": _sparse(rows, decoded.clipped["row"], decoded.clipped["raw"]),
@@ -360,13 +360,13 @@ def _segment(table: str, first_tick: int) -> str:
     return f"{table}/part-{first_tick:09d}.parquet"
 
 
-def _cells(judged: Mapping[str, NDArray[Any]], campaigns: CampaignSet) -> Int64:
-    """The cell whose weight a row is about; −1 where it is about none."""
+def _creatives(judged: Mapping[str, NDArray[Any]], campaigns: CampaignSet) -> Int64:
+    """The creative whose weight a row is about; −1 where it is about none."""
     campaign, index = judged["campaign"].astype(np.int64), judged["index"].astype(np.int64)
     of_vector = (judged["knob"] == Knob.WEIGHTS) & (campaign >= 0) & (campaign < len(campaigns)) & (index >= 0)
     first = np.where(of_vector, campaign, 0)
-    cell = campaigns.cell_start[first] + index
-    return np.where(of_vector & (cell < campaigns.cell_start[first + 1]), cell, -1)
+    creative = campaigns.creative_start[first] + index
+    return np.where(of_vector & (creative < campaigns.creative_start[first + 1]), creative, -1)
 
 
 def _spelt(places: NDArray[Any], known: Sequence[str]) -> pa.Array:

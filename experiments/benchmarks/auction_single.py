@@ -45,7 +45,7 @@ def world(auctions: int) -> tuple[WorldFactory, ControlState]:
         market=np.zeros(1, dtype=np.int64),
         charging=np.zeros(1, dtype=np.uint8),
         period=np.zeros(1, dtype=np.uint8),
-        cell_start=np.array([0, 1]),
+        creative_start=np.array([0, 1]),
         creatives=("creative",),
         min_bid=np.ones(1, dtype=np.int64),
         max_bid=ample,

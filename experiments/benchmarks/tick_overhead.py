@@ -101,7 +101,7 @@ def steering(n: int, ticks: int) -> Plan:
         market=np.arange(n) % 2,
         charging=np.zeros(n, dtype=np.uint8),
         period=np.zeros(n, dtype=np.uint8),
-        cell_start=np.arange(n + 1),
+        creative_start=np.arange(n + 1),
         creatives=("creative",) * n,
         min_bid=np.full(n, BID_MICROS // 10),
         max_bid=np.full(n, BID_MICROS * 10),

@@ -95,7 +95,7 @@ class AuctionLog:
         return Opportunities(
             market=np.full(n, campaigns.market[place], dtype=np.int32),
             campaign=np.full(n, place, dtype=np.int32),
-            cell=np.full(n, campaigns.cell_start[place], dtype=np.int32),
+            cell=np.full(n, campaigns.creative_start[place], dtype=np.int32),
             tick=tick.astype(np.int32),
             index=index.astype(np.int32),
             event_time=grid.start_us + tick * grid.tick_us + (index + 1) * grid.tick_us // (in_tick + 1),

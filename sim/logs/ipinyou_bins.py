@@ -84,7 +84,7 @@ class BinLog:
         place = {campaign: campaigns.index(campaign) for campaign in self.campaigns}
         nothing = np.zeros(len(self), dtype=np.int64)
         return Intervals(
-            cell=campaigns.cell_start[[place[campaign] for campaign in self.campaign]],
+            cell=campaigns.creative_start[[place[campaign] for campaign in self.campaign]],
             tick=grid.tick_of(self.event_time),
             impressions=self.impressions,
             clicks=self.clicks,

@@ -1,8 +1,8 @@
 """Opportunities that a run of our own recorded: a folder of Parquet files, one row per auction and campaign reached.
 
-The columns are those of `engine.events.Opportunities` as the run folder's `opportunities/` holds them: market, campaign
-and creative by id, times as UTC timestamps, and null for a price, a conversion time or a conversion value that is not
-there.
+The columns are those of `engine.events.Opportunities` as the run folder's `opportunities/` holds them: market,
+campaign, creative and audience by id, times as UTC timestamps, and null for an audience, a price, a conversion time or
+a conversion value that is not there.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ COLUMNS: dict[str, Any] = {
     "index": pa.int32(),
     "campaign": pa.string(),
     "creative": pa.string(),
+    "audience": pa.string(),
     "value": pa.float64(),
     "predicted_ctr": pa.float64(),
     "price_micros": pa.int64(),
@@ -42,8 +43,9 @@ COLUMNS: dict[str, Any] = {
 }
 """The columns a file has to have, with the types they are read as; words may be dictionary-encoded."""
 
+_WORDS = ("market", "campaign", "creative", "audience")
 _WORTH = "conversion_value_micros"
-_MAY_BE_NULL = ("price_micros", "conversion_time", "conversion_value_micros")
+_MAY_BE_NULL = ("audience", "price_micros", "conversion_time", "conversion_value_micros")
 
 
 def read_recorded(
@@ -79,8 +81,9 @@ def from_table(table: Any, campaigns: CampaignSet) -> tuple[Opportunities, dict[
     rows = np.arange(1, table.num_rows + 1)
     market = _places(table["market"], campaigns.markets)
     campaign = _places(table["campaign"], campaigns.ids)
-    cell = _cells(campaign, table["creative"], campaigns)
-    plain = {name: _filled(table[name]) for name in COLUMNS if name not in ("market", "campaign", "creative")}
+    creative = _parts(campaign, table["creative"], campaigns.creative_campaign, campaigns.creatives)
+    audience = _audiences(campaign, table["audience"], campaigns)
+    plain = {name: _filled(table[name]) for name in COLUMNS if name not in _WORDS}
     is_null = {name: table[name].is_null().to_numpy() for name in COLUMNS}
     converted = plain["conversion_if_won"].astype(np.bool_)
 
@@ -94,7 +97,8 @@ def from_table(table: Any, campaigns: CampaignSet) -> tuple[Opportunities, dict[
         of(campaign < 0, "campaign (={!r}) is not in this run", "campaign"),
         of(market < 0, "market (={!r}) is not in this run", "market"),
         of((campaign >= 0) & (market != campaigns.market[campaign]), "market (={!r}) is not its campaign's", "market"),
-        of(cell < 0, "creative (={!r}) is not its campaign's", "creative"),
+        of(creative < 0, "creative (={!r}) is not its campaign's", "creative"),
+        of(audience < 0, "audience (={!r}) is not its market's", "audience"),
         of(plain["tick"] < 0, "tick (={}) must be >= 0", "tick"),
         of(~((value >= 0) & np.isfinite(value)), "value (={}) must be >= 0 and finite", "value"),
         of(~((ctr >= 0) & (ctr <= 1)), "predicted_ctr (={}) must be in [0, 1]", "predicted_ctr"),
@@ -110,7 +114,7 @@ def from_table(table: Any, campaigns: CampaignSet) -> tuple[Opportunities, dict[
     read = Opportunities(
         market=market.astype(np.int32),
         campaign=campaign.astype(np.int32),
-        cell=cell.astype(np.int32),
+        cell=_cells(campaign, creative, audience, campaigns).astype(np.int32),
         tick=plain["tick"],
         index=plain["index"],
         event_time=plain["event_time"],
@@ -166,16 +170,33 @@ def _places(column: Any, known: Sequence[str]) -> Int64:
     return places[code]
 
 
-def _cells(campaign: Int64, column: Any, campaigns: CampaignSet) -> Int64:
-    """Positions of the creatives among the run's cells, -1 where the campaign has none of that name."""
+def _audiences(campaign: Int64, column: Any, campaigns: CampaignSet) -> Int64:
+    """Places of the audiences in the run's layout, -1 where the campaign's market has none of that name."""
+    start = campaigns.layout.audience_start
+    owner = np.repeat(np.arange(len(campaigns)), np.diff(start))
+    places = _parts(campaign, column, owner, campaigns.audience_names)
+    unsaid = column.is_null().to_numpy() & (campaign >= 0) & (np.diff(start)[campaign] == 1)
+    return np.where(unsaid, start[campaign], places)
+
+
+def _cells(campaign: Int64, creative: Int64, audience: Int64, campaigns: CampaignSet) -> Int64:
+    """The cell of each row's creative and audience, as places among all of them; any where one is not known."""
+    creative_start, audience_start = campaigns.layout
+    cells: Int64 = (
+        campaigns.cell_start[campaign]
+        + (creative - creative_start[campaign]) * np.diff(audience_start)[campaign]
+        + (audience - audience_start[campaign])
+    )
+    return cells
+
+
+def _parts(campaign: Int64, column: Any, owner: Int64, words: Sequence[str]) -> Int64:
+    """Places of a column's words among those that the row's campaign owns, -1 where it owns none of that name."""
     distinct, code = _coded(column)
     at = {word: place for place, word in enumerate(distinct)}
     names = len(distinct) + 1
-    of_cells = [
-        campaign * names + at.get(word, -1)
-        for campaign, word in zip(campaigns.cell_campaign, campaigns.creatives, strict=True)
-    ]
-    known = {pair: cell for cell, pair in enumerate(of_cells) if pair % names != names - 1}
+    owned = [campaign * names + at.get(word, -1) for campaign, word in zip(owner.tolist(), words, strict=True)]
+    known = {pair: place for place, pair in enumerate(owned) if pair % names != names - 1}
     pairs, back = np.unique(np.where(code >= 0, campaign * names + code, -1), return_inverse=True)
     return np.array([known.get(int(pair), -1) for pair in pairs], dtype=np.int64)[back]
 

@@ -129,7 +129,7 @@ FLAWED = "proposed a value that is {} at tick 0: propose whole, non-negative mic
         (lambda view, memory: (rows(view, campaign=1), memory), None, STRANGER),
         (lambda view, memory: (rows(view, campaign=-1), memory), None, STRANGER),
         (
-            lambda view, memory: (replace(rows(view), knob=np.array([4], dtype=np.uint8)), memory),
+            lambda view, memory: (replace(rows(view), knob=np.array([5], dtype=np.uint8)), memory),
             None,
             "named an unknown knob at tick 0: use engine.actions.Knob",
         ),

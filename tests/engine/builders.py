@@ -33,7 +33,7 @@ def campaign_set(creatives: Sequence[int] = (1,), period: Period = Period.DAY) -
         market=np.zeros(n, dtype=np.int64),
         charging=np.full(n, Charging.PER_IMPRESSION, dtype=np.uint8),
         period=np.full(n, period, dtype=np.uint8),
-        cell_start=np.concatenate(([0], np.cumsum(creatives))).astype(np.int64),
+        creative_start=np.concatenate(([0], np.cumsum(creatives))).astype(np.int64),
         creatives=tuple(f"creative-{place}" for place in range(sum(creatives))),
         min_bid=ones * MIN_BID,
         max_bid=ones * MAX_BID,
@@ -91,7 +91,7 @@ class Desk:
         self.standing = Standing.initial(len(campaigns))
         self.records: list[Record] = []
         self.results = np.empty(0, dtype=np.uint8)
-        self._write(RecordKind.OPENING, opening_body({"seed": 7}, campaigns.cell_start, self.state))
+        self._write(RecordKind.OPENING, opening_body({"seed": 7}, campaigns.layout, self.state))
 
     def judge(self, *batches: Proposals, granted: Any = None) -> Judgement:
         """Ask the guard; nothing changes."""
@@ -123,7 +123,7 @@ class Desk:
 
     def apply(self, approved: Approved) -> list[int]:
         """Apply rows, and keep their results for the next record."""
-        self.state, self.results = apply(self.campaigns.cell_start, self.state, approved)
+        self.state, self.results = apply(self.campaigns.layout, self.state, approved)
         return [int(result) for result in self.results]
 
     def close(self) -> list[Record]:

@@ -83,7 +83,7 @@ def test_a_round_is_applied_and_answered_row_by_row() -> None:
     assert in_force(it).bid.tolist() == [1_200_000, BID, BID]
     assert in_force(it).weights.tolist() == [1_000_000, 600_000, 400_000, 1_000_000]
     assert in_force(it).paused.tolist() == [False, False, True]
-    assert in_force(it).version.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert in_force(it).version.tolist() == [[1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0]]
 
 
 def test_a_round_delivered_twice_is_applied_once_and_answered_the_same() -> None:

@@ -24,7 +24,7 @@ def test_a_configuration_starts_at_version_0_with_equal_shares_and_its_own_ancho
         "anchor": [[BID, BUDGET], [BID, BUDGET]],
         "weights": [1_000_000, 333_334, 333_333, 333_333],
         "paused": [False, False],
-        "version": [[0] * 4, [0] * 4],
+        "version": [[0] * 5, [0] * 5],
     }
 
 
@@ -38,7 +38,7 @@ def test_every_knob_is_applied_and_counted() -> None:
         "anchor": [[BID, BUDGET], [BID, BUDGET]],
         "weights": [1_000_000, 600_000, 400_000],
         "paused": [False, True],
-        "version": [[1, 1, 0, 0], [0, 0, 1, 1]],
+        "version": [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0]],
     }
 
 
@@ -71,7 +71,7 @@ def test_nothing_approved_changes_nothing() -> None:
     desk = Desk(campaign_set())
     before = desk.state
     assert desk.apply(Approved.nothing()) == []
-    assert after(desk.campaigns.cell_start, before, Approved.nothing().rows) is before
+    assert after(desk.campaigns.layout, before, Approved.nothing().rows) is before
 
 
 def test_a_persons_edit_moves_the_anchor_and_nobody_elses_does() -> None:
@@ -85,7 +85,7 @@ def test_values_in_force_of_every_knob() -> None:
     campaigns = campaign_set([1, 2])
     state = controls(campaigns, weights=np.array([1_000_000, 700_000, 300_000]))
     campaign, knob, index = np.array([0, 1, 1, 1, 0]), np.array([0, 1, 2, 2, 3]), np.array([0, 0, 0, 1, 0])
-    assert value_in_force(campaigns.cell_start, state, campaign, knob, index).tolist() == [
+    assert value_in_force(campaigns.layout, state, campaign, knob, index).tolist() == [
         BID,
         BUDGET,
         700_000,
@@ -100,7 +100,7 @@ MEMBERS = [[0, 2], [1, 3]], [[3], [0, 1, 2]], [[0, 1, 2, 3]]
 def a_state() -> ControlState:
     state = controls(campaign_set([2, 1, 3, 1]))
     numbers = np.arange(8).reshape(4, 2)
-    versions, paused = np.arange(16).reshape(4, 4), np.array([True, False, True, False])
+    versions, paused = np.arange(20).reshape(4, 5), np.array([True, False, True, False])
     return replace(state, scalar=numbers, anchor=-numbers, weights=np.arange(7), version=versions, paused=paused)
 
 
@@ -130,7 +130,7 @@ def test_a_selection_keeps_specifications_and_cells() -> None:
     campaigns = campaign_set([2, 1, 3])
     chosen = campaigns.select(np.array([0, 2]))
     assert (chosen.ids, chosen.cells) == (("campaign-0", "campaign-2"), 5)
-    assert chosen.cell_start.tolist() == [0, 2, 5]
+    assert chosen.creative_start.tolist() == [0, 2, 5]
     assert chosen.cell_campaign.tolist() == [0, 0, 1, 1, 1]
     assert chosen.creatives == ("creative-0", "creative-1", "creative-3", "creative-4", "creative-5")
     assert campaigns.cells_of(np.array([2, 0])).tolist() == [3, 4, 5, 0, 1]
@@ -150,10 +150,10 @@ def test_ids_are_unique_and_sorted(ids: tuple[str, str]) -> None:
         replace(campaign_set([1, 1]), ids=ids)
 
 
-@pytest.mark.parametrize("cell_start", [[0, 0, 2], [0, 1, 1], [1, 2, 2], [0, 2], [0, 1, 3]])
-def test_every_campaign_has_a_creative(cell_start: list[int]) -> None:
-    with pytest.raises(BadInput, match=r"^cell_start \(=.* …\) must give each of 2 campaigns one or more of the 2"):
-        replace(campaign_set([1, 1]), cell_start=np.array(cell_start))
+@pytest.mark.parametrize("creative_start", [[0, 0, 2], [0, 1, 1], [1, 2, 2], [0, 2], [0, 1, 3]])
+def test_every_campaign_has_a_creative(creative_start: list[int]) -> None:
+    with pytest.raises(BadInput, match=r"^creative_start \(=.* …\) must give each of 2 campaigns one or more of the 2"):
+        replace(campaign_set([1, 1]), creative_start=np.array(creative_start))
 
 
 def test_a_stale_vector_applies_no_part_of_itself() -> None:

@@ -231,7 +231,7 @@ def test_weights_go_back_as_a_whole() -> None:
     _, told, (rows,) = replace(episodes, asked=asked).judged(
         world.tick,
         world.controls,
-        CAMPAIGNS.cell_start,
+        CAMPAIGNS.layout,
         History.told_by(world.records, 7 * DAY),
         WatchLimits.of(DAY, None),
     )

@@ -121,7 +121,7 @@ def test_a_flaw_that_has_no_name_is_a_flaw(flaw: int) -> None:
     [
         (-1, Knob.BID, 0),
         (2, Knob.BID, 0),
-        (0, 4, 0),
+        (0, 5, 0),
         (0, 255, 0),
         (0, Knob.BID, 1),
         (0, Knob.PAUSED, -1),

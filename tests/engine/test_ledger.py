@@ -113,7 +113,7 @@ def chain_of(kinds: list[RecordKind]) -> list[Record]:
     campaigns, none = campaign_set(), np.empty(0, dtype=np.uint8)
     nothing = round_body({}, Desk(campaigns).judge(wish(-1)), none)
     bodies = {
-        RecordKind.OPENING: opening_body({}, campaigns.cell_start, controls(campaigns)),
+        RecordKind.OPENING: opening_body({}, campaigns.layout, controls(campaigns)),
         RecordKind.ROUND: nothing,
         RecordKind.CLOSING: closing_body({}, none),
     }
@@ -204,14 +204,15 @@ def test_an_opening_tells_the_controls_and_the_layout() -> None:
             "anchor_budget": [BUDGET] * 2,
             "paused": [0, 0],
         },
-        "cells": {"weights": [1_000_000, 500_000, 500_000]},
-        "layout": {"cell_start": [0, 1, 3]},
+        "creatives": {"weights": [1_000_000, 500_000, 500_000]},
+        "audiences": {"modifiers": [1_000_000] * 2, "anchor": [1_000_000] * 2},
+        "layout": {"creative_start": [0, 1, 3], "audience_start": [0, 1, 2]},
     }
 
 
 def test_a_ledger_does_not_open_in_the_middle() -> None:
     with pytest.raises(BadInput) as refusal:
-        opening_body({}, campaign_set([1, 2]).cell_start, STATES[-1])
+        opening_body({}, campaign_set([1, 2]).layout, STATES[-1])
     assert str(refusal.value) == "a ledger opens at version 0 (=3): go on with the ledger of that run"
 
 
@@ -365,7 +366,7 @@ def test_the_first_round_has_no_results() -> None:
     [
         ("campaign", 2),
         ("campaign", -1),
-        ("knob", 4),
+        ("knob", 5),
         ("index", 1),
         ("index", -1),
         ("base_version", 1),
@@ -393,11 +394,19 @@ def test_another_version_of_the_ledger_is_refused(version: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("cell_start", [[0, 3], [0, 0, 3], [0, 1, 2], [0, 3, 1]])
-def test_a_layout_that_cannot_be_is_refused(cell_start: list[int]) -> None:
+@pytest.mark.parametrize("creative_start", [[0, 3], [0, 0, 3], [0, 1, 2], [0, 3, 1]])
+def test_a_layout_that_cannot_be_is_refused(creative_start: list[int]) -> None:
     header, tables = decode(RECORDS[0].body)
-    tables["layout"]["cell_start"] = np.array(cell_start)
+    tables["layout"] = {"creative_start": np.array(creative_start), "audience_start": np.arange(len(creative_start))}
     with pytest.raises(LedgerError, match=r"^record 0 lays out 3 weights in a way it cannot: it was changed$"):
+        fold(reseal(RECORDS, 0, encode(header, tables)))
+
+
+@pytest.mark.parametrize("audience_start", [[0, 0, 2], [0, 1, 3], [1, 1, 2]])
+def test_a_layout_of_audiences_that_cannot_be_is_refused(audience_start: list[int]) -> None:
+    header, tables = decode(RECORDS[0].body)
+    tables["layout"]["audience_start"] = np.array(audience_start)
+    with pytest.raises(LedgerError, match=r"^record 0 lays out 2 modifiers in a way it cannot: it was changed$"):
         fold(reseal(RECORDS, 0, encode(header, tables)))
 
 

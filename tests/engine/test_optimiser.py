@@ -307,7 +307,7 @@ def test_weights_are_approved_whole() -> None:
     assert loop.told == [WAITS, WAITS]
     loop.go(command("approve", campaign=1, knob=Knob.WEIGHTS))
     assert loop.controls.weights.tolist() == [1_000_000, 700_000, 300_000]
-    assert loop.controls.version[1].tolist() == [0, 0, 1, 0]
+    assert loop.controls.version[1].tolist() == [0, 0, 1, 0, 0]
     loop.close()
 
 
@@ -433,7 +433,7 @@ def test_pause_and_resume() -> None:
         loop.go(command(kind, knob=Knob.PAUSED))
         paused.append(loop.controls.paused.tolist())
     assert paused == [[True, False], [False, False]]
-    assert loop.controls.version[0].tolist() == [0, 0, 0, 2]
+    assert loop.controls.version[0].tolist() == [0, 0, 0, 2, 0]
     loop.close()
 
 

@@ -78,7 +78,7 @@ def test_inside_a_mandate_there_is_no_cooldown() -> None:
     at = desk()
     for step in range(1, 5):
         assert answers(at.hold(wish(BID + step, version=step - 1))) == [YES]
-    assert at.standing.changed_at.tolist() == [[NEVER] * 4]
+    assert at.standing.changed_at.tolist() == [[NEVER] * 5]
 
 
 @pytest.mark.parametrize(("rollbacks", "days"), [(1, 1), (2, 3), (3, 7), (4, 7)])
@@ -90,7 +90,7 @@ def test_after_a_rollback_the_knob_cools_down_for_24_72_hours_and_7_days_mandate
         at.hold(wish(BID + 1, source=Source.PERSON, version=2 * place))
         at.hold(wish(BID, source=Source.ROLLBACK, version=2 * place + 1))
     last = at.tick - 1
-    at.standing = replace(at.standing.closed(), edited_at=np.full((1, 4), NEVER))
+    at.standing = replace(at.standing.closed(), edited_at=np.full((1, 5), NEVER))
     assert at.standing.cool_until[0, Knob.BID] == last + days * DAY
     version = 2 * rollbacks
     idle(at, days * DAY - 2)
@@ -104,7 +104,7 @@ def test_a_vector_that_is_rolled_back_counts_once() -> None:
     at = desk()
     at.hold(vector([600_000, 400_000]))
     at.hold(vector([500_000, 500_000], Source.ROLLBACK, version=1))
-    assert at.standing.rollbacks.tolist() == [[0, 0, 1, 0]]
+    assert at.standing.rollbacks.tolist() == [[0, 0, 1, 0, 0]]
     assert at.standing.cool_until[0, Knob.WEIGHTS] == 1 + COOLING_DAYS[0] * DAY
 
 

@@ -204,7 +204,7 @@ def test_without_a_past_there_is_no_data_and_a_watch_ends_so() -> None:
     bench = Bench(days=1)
     assert bench.see(revenue_micros=0) == (Verdict.NO_DATA, "")
     assert bench.see(bench.changed + 7 * DAY, revenue_micros=10_000) == (Verdict.NO_DATA, Why.WINDOW)
-    start = bench.campaigns.cell_start
+    start = bench.campaigns.creative_start
     watching, told, rows = bench.watching.judged(bench.desk.state, start, History(1_000), bench.limits)
     assert ([each.event for each in told], watching.watches, rows) == ([Event.NO_DATA], (), [])
 

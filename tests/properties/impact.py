@@ -114,7 +114,7 @@ def by_twin(before: Account, after: Account, rows: Actions) -> Fraction:
     if knob in SCALARS:
         scalar[campaign, knob] = rows.new[0]
     elif knob == Knob.WEIGHTS:
-        weights[after.rules.campaigns.cell_start[campaign] + rows.index] = rows.new
+        weights[after.rules.campaigns.creative_start[campaign] + rows.index] = rows.new
     else:
         paused[campaign] = rows.new[0]
     changed = replace(before.controls, scalar=scalar, weights=weights, paused=paused)

@@ -54,7 +54,7 @@ def i3_sums_are_kept_while_a_round_is_applied(before: Account, after: Account) -
 
     Falls of the same round give no room, so the budgets never sum to more than before plus the rises.
     """
-    start = after.rules.campaigns.cell_start[:-1]
+    start = after.rules.campaigns.creative_start[:-1]
     for state in (*after.partly, after.controls):
         assert (np.add.reduceat(state.weights, start) == PPM).all()
     account = after.limits.account_budget
@@ -490,9 +490,7 @@ def undone_by_watches(account: Account) -> dict[tuple[int, Knob], int]:
 def values(account: Account, rows: Actions) -> list[int]:
     """The values in force of the knobs that rows name."""
     campaign, knob, index = (column.astype(np.int64) for column in (rows.campaign, rows.knob, rows.index))
-    found: list[int] = value_in_force(
-        account.rules.campaigns.cell_start, account.controls, campaign, knob, index
-    ).tolist()
+    found: list[int] = value_in_force(account.rules.campaigns.layout, account.controls, campaign, knob, index).tolist()
     return found
 
 

@@ -63,7 +63,7 @@ class Controls(RuleBasedStateMachine):
         self.done: dict[int, Actions] = {}  # every action id that was ever applied
         self.forged: set[tuple[int, int]] = set()  # knobs that a rollback moved which the history did not make
         self.recorded = self.state
-        self._write(RecordKind.OPENING, opening_body({}, self.campaigns.cell_start, self.state))
+        self._write(RecordKind.OPENING, opening_body({}, self.campaigns.layout, self.state))
 
     # --- what is asked ---
 
@@ -131,7 +131,7 @@ class Controls(RuleBasedStateMachine):
     def deliver_again(self, data: st.DataObject) -> None:
         """What was applied once is stale for ever."""
         approved = data.draw(st.sampled_from(self.delivered))
-        state, results = apply(self.campaigns.cell_start, self.state, approved)
+        state, results = apply(self.campaigns.layout, self.state, approved)
         assert results.tolist() == [Result.STALE] * len(approved)
         assert state.equals(self.state)
 
@@ -148,7 +148,7 @@ class Controls(RuleBasedStateMachine):
 
     @invariant()
     def weights_are_shares(self) -> None:
-        sums = np.add.reduceat(self.state.weights, self.campaigns.cell_start[:-1])
+        sums = np.add.reduceat(self.state.weights, self.campaigns.creative_start[:-1])
         assert self.state.weights.min() >= 0
         assert sums.tolist() == [1_000_000] * self.size
 
@@ -176,7 +176,7 @@ class Controls(RuleBasedStateMachine):
         self.recorded = before
         self._write(RecordKind.ROUND, round_body({}, judgement, self.results))
         approved = judgement.approved
-        self.state, self.results = apply(self.campaigns.cell_start, before, approved)
+        self.state, self.results = apply(self.campaigns.layout, before, approved)
         assert self.results.tolist() == [Result.APPLIED] * len(approved)
         self._laws(before, judgement, granted)
         self._remember(approved)
@@ -241,7 +241,7 @@ class Controls(RuleBasedStateMachine):
             return [int(self.state.scalar[campaign, knob])]
         if knob == Knob.PAUSED:
             return [int(self.state.paused[campaign])]
-        start = self.campaigns.cell_start[campaign]
+        start = self.campaigns.creative_start[campaign]
         return [int(self.state.weights[start + index]) for index in rows.index]
 
     # --- wishes ---

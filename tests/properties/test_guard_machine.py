@@ -514,7 +514,7 @@ class Everybody(RuleBasedStateMachine):
         return Wish(campaign, Knob.WEIGHTS, "ann", "vector", self._shares(data, campaign))
 
     def _shares(self, data: st.DataObject, campaign: int) -> tuple[int, ...]:
-        fitting = SHARES[int(np.diff(CAMPAIGNS.cell_start)[campaign]) - 1]
+        fitting = SHARES[int(np.diff(CAMPAIGNS.creative_start)[campaign]) - 1]
         return data.draw(st.sampled_from([*fitting, (1, 2)]), label="shares")
 
     def _values(self, data: st.DataObject, knob: Knob) -> tuple[int, ...]:

@@ -61,7 +61,7 @@ def world_of(
         market=np.array([names.index(campaign.market) for campaign in campaigns], dtype=np.int64),
         charging=np.array([campaign.charging for campaign in campaigns], dtype=np.uint8),
         period=np.array([campaign.period for campaign in campaigns], dtype=np.uint8),
-        cell_start=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
+        creative_start=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
         creatives=tuple(f"creative-{place}" for size in sizes for place in range(size)),
         min_bid=zeros,
         max_bid=zeros,

@@ -23,7 +23,7 @@ def test_a_trial_depends_on_its_question_alone_and_is_not_the_world_itself() -> 
     spends = [twin.spend(campaign, DAY, 2 * DAY, controls) for campaign in (0, 3, 0)]
     assert spends[0] == spends[2] > 0
     world = run(factory(everyone(factory)), controls, (0, DAY, 2 * DAY)).counts.of_campaigns(
-        factory.campaigns.cell_start
+        factory.campaigns.creative_start
     )
     assert spends[0] != world[DAY:, 0, SPEND].sum()
 

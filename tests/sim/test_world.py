@@ -96,7 +96,7 @@ def test_what_does_not_fit_the_world_is_refused() -> None:
     factory, controls = world_of(CAMPAIGNS, MARKETS)
     world = factory(np.array([1]))
     with pytest.raises(
-        ValueError, match=r"controls \(=of \(7, 10\) campaigns and creatives\) must be those of the mem"
+        ValueError, match=r"controls \(=of \(7, 10, 7\) campaigns, creatives and audiences\) must be those of the mem"
     ):
         world.advance(0, 1, controls)
     mine = controls.select(factory.campaigns, np.array([1]))

@@ -109,8 +109,8 @@ def _scalars(view: View, wanted: Int64) -> Proposals:
 def _mixed(view: View, campaigns: CampaignSet, change: Float64) -> list[Proposals]:
     """The weights of every campaign that has several creatives, with mass moved between the first two."""
     rows = []
-    for campaign in np.flatnonzero(np.diff(campaigns.cell_start) > 1).tolist():
-        cells = slice(int(campaigns.cell_start[campaign]), int(campaigns.cell_start[campaign + 1]))
+    for campaign in np.flatnonzero(np.diff(campaigns.creative_start) > 1).tolist():
+        cells = slice(int(campaigns.creative_start[campaign]), int(campaigns.creative_start[campaign + 1]))
         shares = view.controls.weights[cells].copy()
         moved = int(np.clip(round(change[campaign] * PPM), -shares[0], shares[1]))
         if moved:

@@ -107,7 +107,7 @@ def _put_in_force(campaigns: CampaignSet, controls: ControlState, rows: Proposal
     scalar, weights = controls.scalar.copy(), controls.weights.copy()
     is_scalar = rows.knob < scalar.shape[1]
     scalar[rows.campaign[is_scalar], rows.knob[is_scalar]] = rows.wanted[is_scalar]
-    weights[campaigns.cell_start[rows.campaign[~is_scalar]] + rows.index[~is_scalar]] = rows.wanted[~is_scalar]
+    weights[campaigns.creative_start[rows.campaign[~is_scalar]] + rows.index[~is_scalar]] = rows.wanted[~is_scalar]
     return replace(controls, scalar=scalar, weights=weights)
 
 
