@@ -1,8 +1,10 @@
 """The exchange: holds the auctions of markets, tick by tick, with budgets kept to the auction.
 
-A block of auctions is drawn at once, in loops that fit vector registers, and compared in logarithms; only auctions that
-a campaign may win are then judged exactly, one after the other, in whole micros. Every number drawn is a pure function
-of its place (see `sim.rng`), so what is skipped moves nothing.
+A block of auctions is drawn at once (see `sim.draws`) and compared in logarithms; only bids that may win something are
+then judged exactly, auction after auction, in whole micros. Slots are sold by the generalised second-price rule
+(Edelman, Ostrovsky and Schwarz, "Internet advertising and the generalized second-price auction", American Economic
+Review 97, 2007): bids are ranked, and each winner pays the least that would have kept its slot. With one slot that is
+the second-price auction; under first price everyone pays the own bid.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from numpy.typing import NDArray
 from engine.campaigns import ControlState
 from engine.events import BIDS, CLICKS, IMPRESSIONS, OPPORTUNITIES, SPEND
 from engine.units import MAX_MICROS, PPM, Bool, Float64, Int64
-from sim.auction import UNREACHABLE, bid_for, charge, most_charged
+from sim.auction import UNREACHABLE, bid_for, charge, most_charged, per_click
+from sim.draws import Block, block_for, draw_audiences, draw_cells, draw_prices, draw_reach, draw_values
 from sim.kernel import helper, inner, kernel
-from sim.response import conversion_of, is_click, predicted_ctr
-from sim.rng import CLICK, CREATIVE, PRICE, REACH, TO_UNIT, VALUE, Z_MAX, fill_words, to_normals, word
+from sim.response import is_click, predicted_ctr
+from sim.rng import BOT, CLICK, EXPOSURE, TO_UNIT, Z_MAX, fill_words, word
 
 
 class Markets(NamedTuple):
@@ -31,38 +34,48 @@ class Markets(NamedTuple):
     sigma: Float64  # float64[m]
     reserve: Int64  # int64[m]
     first_price: Bool  # bool[m]
+    competitors: Int64  # int64[m]
+    slot_start: Int64  # int64[m + 1], bounds of each market in `exposure`
+    exposure: Float64  # float64[slots], how likely a slot is seen
+    audience_start: Int64  # int64[m + 1], bounds of each market in the next two
+    audience_share: Float64  # float64[audiences], thresholds: those before and this one together
+    audience_log_price: Float64  # float64[audiences]
+    strength: Float64  # float64[m], how the competition's level answers the account's share, in logs
+    persistence: Float64  # float64[m], how slowly it does
+    bots: Float64  # float64[t, m], or [1, m] if it never changes: share of impressions that machines click
     log_level: Float64  # float64[t, m]
     auctions: Int64  # int64[t, m]
 
 
 class Buyers(NamedTuple):
-    """The campaigns of a world: n campaigns, c cells."""
+    """The campaigns of a world: n campaigns, c creatives, a audiences, cells."""
 
     key: NDArray[Any]  # uint64[n]
     creative_start: Int64  # int64[n + 1]
-    cells: Int64  # int64[n], how many creatives
+    audience_start: Int64  # int64[n + 1]
+    cell_start: Int64  # int64[n + 1]
     reach: Float64  # float64[n]
     sigma: Float64  # float64[n]
+    correlation: Float64  # float64[n], of value and price
     discount: Float64  # float64[n], one over the mean value
     per_click: Bool  # bool[n]
     daily: Bool  # bool[n], whether the budget is a local day's
-    ctr: Float64  # float64[c]
-    cvr: Float64  # float64[n]
-    delay_us: Float64  # float64[n]
-    worth: Float64  # float64[n], mean value of a conversion
-    worth_sigma: Float64  # float64[n]
+    ctr: Float64  # float64[cells], of a creative that nobody has seen yet
+    wear: Float64  # float64[cells], exponent; 0 where it does not wear out
+    decay: Float64  # float64[cells], what is left of the frequency after a tick of rest
+    people: Float64  # float64[cells], how many are in the audience
 
 
 class Stakes(NamedTuple):
     """What the controls in force mean for the kernel."""
 
-    bid: Int64  # int64[n]
+    bid: Int64  # int64[a], the bid for each audience
+    log_bid: Float64  # float64[a]
     budget: Int64  # int64[n]
-    paused: Bool  # bool[n]
-    share: Float64  # float64[c], a creative's words lie below this and not below the one before it
-    log_bid: Float64  # float64[n]
+    paused: Bool  # bool[t, n], or [1, n] if it never changes: paused, or without a creative to show
+    share: Float64  # float64[t, c], or [1, c]: thresholds of each creative, those before it and this one together
     least: Int64  # int64[n], no entered bid can cost less; with less budget than this a campaign is out
-    most: Int64  # int64[n], no bid can cost more; with this much budget every bid is entered
+    most: Float64  # float64[n], no bid is more, in micros per opportunity
 
 
 class Clock(NamedTuple):
@@ -72,100 +85,93 @@ class Clock(NamedTuple):
     opens: int  # event time at which `from_tick` opens
     tick_us: int
     new_day: Bool  # bool[t], whether a tick is the first of its local day
-    ends: int  # event time at which the run ends
 
 
-class Scratch(NamedTuple):
-    """Room for one block of auctions and the campaigns of one market."""
+class Past(NamedTuple):
+    """What a world remembers between ticks; the kernel brings it up to date."""
 
-    words: NDArray[Any]  # uint64[block]
-    clicks: NDArray[Any]  # uint64[block]
-    normals: Float64  # float64[block]
-    tail: Float64  # float64[block]
-    place: Int64  # int64[block]
-    log_price: Float64  # float64[block]
-    bar: Float64  # float64[block]
-    top: Float64  # float64[block]
-    log_value: Float64  # float64[seats, block]
-    reached: NDArray[Any]  # uint8[seats, block]
-    cell: NDArray[Any]  # int32[seats, block]
+    charged: Int64  # int64[n], in the budget period
+    frequency: Float64  # float64[cells], impressions per person of the audience, as far as not forgotten
+    pressure: Float64  # float64[m], the account's share of the auctions, as the competition has felt it
+
+
+class Room(NamedTuple):
+    """Scratch for one block of auctions and the campaigns of one market."""
+
+    block: Block
     stance: Int64  # int64[seats]
-    entered: Int64  # int64[seats], the bids of one auction
+    most: Int64  # int64[seats], what winning can cost at most
+    entered: Int64  # int64[seats], the bids of one auction, where opportunities are recorded
+    ctr: Float64  # float64[cells], at the opening of the tick
+    best_seat: Int64  # int64[slots + 1], the best entered seats of one auction
+    best_bid: Int64  # int64[slots + 1]
+    best_value: Float64  # float64[slots + 1]
+    shown: Int64  # int64[cells], impressions before the tick
 
 
 OUT, UNSURE, SURE = 0, 1, 2
 """A campaign enters no auction, some, or every one that reaches it, as far as its budget goes."""
 
-CONVERSION_COLUMNS = ("market", "campaign", "cell", "tick", "index", "time", "value")
+CLICK_COLUMNS = ("market", "campaign", "cell", "tick", "index", "time")
 IMPRESSION_COLUMNS = ("market", "campaign", "cell", "tick", "index", "time", "price", "clicked")
-OPPORTUNITY_COLUMNS = (
-    "market",
-    "campaign",
-    "cell",
-    "tick",
-    "index",
-    "time",
-    "price",
-    "clicked",
-    "converted",
-    "conversion_time",
-    "conversion_value",
-)
-
-_ROOM, _SHORTEST, _LONGEST = 32_768, 64, 512  # auctions · campaigns of a block, auctions of a block
-_MARGIN = 1e-3
-_LOG_THOUSAND = math.log(1000.0) + _MARGIN
-_LOG_MAX = math.log(float(MAX_MICROS))
+OPPORTUNITY_COLUMNS = ("market", "campaign", "cell", "tick", "index", "time", "price", "clicked")
+NOT, BY_PERSON, BY_BOT, BY_BOTH = range(4)
+"""Who clicked an impression."""
 
 
-def stakes_of(buyers: Buyers, controls: ControlState) -> Stakes:
-    """Derive from the controls what the kernel needs.
+def stakes_of(buyers: Buyers, controls: ControlState, eligible: Bool) -> Stakes:
+    """Derive from the controls what the kernel needs; `eligible` is bool[t, c], or [1, c] if it never changes.
 
     The bounds `least` and `most` hold for every opportunity a 32-bit normal can bring, so that most auctions are
-    judged without computing the bid.
+    judged without computing the bid. A creative that is not eligible leaves its share to the others.
     """
-    bid, weights = controls.bid, controls.weights
-    high, low = np.exp(Z_MAX * buyers.sigma), np.exp(-Z_MAX * buyers.sigma)
-    worst_ctr = np.minimum.reduceat(buyers.ctr, buyers.creative_start[:-1]) if bid.size else buyers.ctr
-    with np.errstate(divide="ignore", invalid="ignore"):
-        per_opportunity = bid * high
-        per_click_bound = np.maximum(per_opportunity, bid / (worst_ctr * buyers.discount))
+    sizes = np.diff(buyers.audience_start)
+    bid = np.repeat(controls.bid, sizes) * controls.modifiers // PPM
+    bid = np.minimum(bid, MAX_MICROS).astype(np.int64)
+    with np.errstate(divide="ignore"):
         log_bid = np.log(bid.astype(np.float64))
-    most = np.where(buyers.per_click, per_click_bound, per_opportunity) * (1 + 1e-9) + 1
-    most = np.where((bid * low > 1 + 1e-6) & (most < UNREACHABLE), most, UNREACHABLE)
-    least = np.where(bid > 0, np.maximum(np.floor(bid * low * (1 - 1e-9)), 1), UNREACHABLE)
-    running = np.cumsum(weights)
-    before = np.repeat(
-        running[buyers.creative_start[:-1]] - weights[buyers.creative_start[:-1]], np.diff(buyers.creative_start)
-    )
+    starts = buyers.audience_start[:-1]
+    highest, lowest = (each.reduceat(bid, starts) if bid.size else bid for each in (np.maximum, np.minimum))
+    high, low = np.exp(Z_MAX * buyers.sigma), np.exp(-Z_MAX * buyers.sigma)
+    sure = lowest * low > 1 + 1e-6  # every bid is a micro at least
+    least = np.where(lowest > 0, np.maximum(np.floor(lowest * low * (1 - 1e-9)), 1), np.where(highest > 0, 1, UNREACHABLE))
+    share, idle = _shares(buyers, controls.weights, eligible)
     return Stakes(
-        bid=bid.astype(np.int64),
-        budget=controls.budget.astype(np.int64),
-        paused=controls.paused,
-        share=(running - before) / PPM,
+        bid=bid,
         log_bid=log_bid,
+        budget=controls.budget.astype(np.int64),
+        paused=controls.paused | idle,
+        share=share,
         least=np.minimum(least, UNREACHABLE).astype(np.int64),
-        most=most.astype(np.int64),
+        most=np.where(sure, highest * high, np.inf),
     )
 
 
-def scratch_for(seats: int) -> Scratch:
-    """Room for markets of at most so many campaigns: blocks as long as the processor's cache likes, a multiple of 4."""
-    block = min(max(_ROOM // max(seats, 1) // 4 * 4, _SHORTEST), _LONGEST)
-    return Scratch(
-        words=np.empty(block, dtype=np.uint64),
-        clicks=np.empty(block, dtype=np.uint64),
-        normals=np.empty(block),
-        tail=np.empty(block),
-        place=np.empty(block, dtype=np.int64),
-        log_price=np.empty(block),
-        bar=np.empty(block),
-        top=np.empty(block),
-        log_value=np.zeros((seats, block)),
-        reached=np.ones((seats, block), dtype=np.uint8),
-        cell=np.zeros((seats, block), dtype=np.int32),
+def _shares(buyers: Buyers, weights: Int64, eligible: Bool) -> tuple[Float64, Bool]:
+    """Thresholds of the creatives of every campaign, and which campaigns have none to show."""
+    start = buyers.creative_start
+    shown = np.where(eligible, weights, 0)
+    running = np.cumsum(shown, axis=1)
+    before = running[:, start[:-1]] - shown[:, start[:-1]]
+    total = running[:, start[1:] - 1] - before
+    sizes = np.diff(start)
+    with np.errstate(invalid="ignore"):
+        share = (running - np.repeat(before, sizes, axis=1)) / np.repeat(total, sizes, axis=1)
+    return share, total == 0
+
+
+def room_for(seats: int, slots: int, cells: int) -> Room:
+    """Scratch for markets of at most so many campaigns and slots, in a world of so many cells."""
+    return Room(
+        block=block_for(seats, slots),
         stance=np.zeros(seats, dtype=np.int64),
+        most=np.zeros(seats, dtype=np.int64),
         entered=np.zeros(seats, dtype=np.int64),
+        ctr=np.zeros(cells),
+        best_seat=np.zeros(slots + 1, dtype=np.int64),
+        best_bid=np.zeros(slots + 1, dtype=np.int64),
+        best_value=np.zeros(slots + 1),
+        shown=np.zeros(cells, dtype=np.int64),
     )
 
 
@@ -177,111 +183,106 @@ def _stance(paused: bool, remaining: int, least: int, most: int) -> int:  # noqa
 
 
 @inner
-def _open_tick(scratch: Scratch, seat: Int64, buyers: Buyers, stakes: Stakes, charged: Int64, new_day: bool) -> None:  # noqa: FBT001 - likewise
+def _open_tick(
+    room: Room,
+    seat: Int64,
+    buyers: Buyers,
+    stakes: Stakes,
+    past: Past,
+    counts: Int64,
+    new_day: bool,  # noqa: FBT001 - likewise
+    at: int,
+) -> None:
+    """What every campaign of a market may spend, and how its creatives are clicked, when a tick opens."""
     for s in range(seat.size):
         c = seat[s]
         if new_day and buyers.daily[c]:
-            charged[c] = 0
-        scratch.stance[s] = _stance(stakes.paused[c], stakes.budget[c] - charged[c], stakes.least[c], stakes.most[c])
+            past.charged[c] = 0
+        worst = 1.0
+        for cell in range(buyers.cell_start[c], buyers.cell_start[c + 1]):
+            ctr = buyers.ctr[cell]
+            if buyers.wear[cell] > 0:
+                past.frequency[cell] *= buyers.decay[cell]
+                ctr *= (1.0 + past.frequency[cell]) ** -buyers.wear[cell]
+                room.shown[cell] = counts[cell, IMPRESSIONS]
+            room.ctr[cell] = ctr
+            worst = min(worst, ctr)
+        room.most[s] = _most(stakes.most[c], worst * buyers.discount[c], buyers.per_click[c])
+        remaining = stakes.budget[c] - past.charged[c]
+        room.stance[s] = _stance(stakes.paused[min(at, stakes.paused.shape[0] - 1), c], remaining, stakes.least[c], room.most[s])
+
+
+@helper
+def _most(per_opportunity: float, worst_ctr: float, charged_per_click: bool) -> int:  # noqa: FBT001 - likewise
+    """The most that winning can cost; beyond reach where no bound is known."""
+    if not per_opportunity * (1 + 1e-9) + 1 < UNREACHABLE:
+        return UNREACHABLE
+    bid = np.int64(per_opportunity * (1 + 1e-9) + 1)
+    return per_click(bid, min(worst_ctr, 1.0)) if charged_per_click else bid  # type: ignore[return-value]
 
 
 @inner
-def _draw_prices(
-    scratch: Scratch, key: Any, block: int, tick: int, size: int, log_level: float, sigma: float, log_reserve: float
+def _close_tick(
+    room: Room, seat: Int64, buyers: Buyers, markets: Markets, past: Past, counts: Int64, m: int, auctions: int
 ) -> None:
-    """The competitor's price of every auction of a block, in logs, the reserve included.
-
-    `bar` is a bid, in logs, that surely loses if it lies below: with the margin, a price over a thousand micros stays
-    out of reach whichever way either is rounded.
-    """
-    fill_words(scratch.words, (size + 3) >> 2, block, tick, PRICE, key)
-    to_normals(scratch.words, scratch.normals, size, scratch.tail, scratch.place)
-    for k in range(size):
-        price = min(max(log_level + sigma * scratch.normals[k], log_reserve), _LOG_MAX)
-        scratch.log_price[k] = price
-        scratch.bar[k] = price - _MARGIN if price > _LOG_THOUSAND else -np.inf
-        scratch.top[k] = -np.inf
-
-
-@inner
-def _draw_reach(scratch: Scratch, s: int, block: int, tick: int, size: int, key: Any, reach: float) -> None:
-    if reach >= 1:
-        for k in range(size):
-            scratch.reached[s, k] = 1
-        return
-    fill_words(scratch.words, (size + 3) >> 2, block, tick, REACH, key)
-    for k in range(size):
-        scratch.reached[s, k] = np.float64(np.int64(scratch.words[k])) * TO_UNIT < reach
+    """What the tick leaves behind: creatives seen more often, and competitors who felt the account's share."""
+    bought = np.int64(0)
+    for s in range(seat.size):
+        c = seat[s]
+        for cell in range(buyers.cell_start[c], buyers.cell_start[c + 1]):
+            bought += counts[cell, IMPRESSIONS]
+            if buyers.wear[cell] > 0:
+                seen = counts[cell, IMPRESSIONS] - room.shown[cell]
+                past.frequency[cell] += np.float64(seen) / buyers.people[cell]
+    if markets.strength[m] != 0 and auctions > 0:
+        stays = markets.persistence[m]
+        past.pressure[m] = stays * past.pressure[m] + (1.0 - stays) * np.float64(bought) / np.float64(auctions)
 
 
 @inner
-def _draw_values(scratch: Scratch, s: int, block: int, tick: int, size: int, key: Any, sigma: float) -> None:
-    if sigma == 0:
-        for k in range(size):
-            scratch.log_value[s, k] = 0.0
-        return
-    fill_words(scratch.words, (size + 3) >> 2, block, tick, VALUE, key)
-    to_normals(scratch.words, scratch.normals, size, scratch.tail, scratch.place)
-    for k in range(size):
-        scratch.log_value[s, k] = sigma * scratch.normals[k]
-
-
-@inner
-def _draw_creatives(
-    scratch: Scratch, s: int, block: int, tick: int, size: int, key: Any, first: int, share: Float64
+def _list_bidders(
+    room: Room, seat: Int64, buyers: Buyers, stakes: Stakes, start: int, size: int, all_bids: bool  # noqa: FBT001 - likewise
 ) -> None:
-    if share.size == 1:
-        for k in range(size):
-            scratch.cell[s, k] = first
-        return
-    fill_words(scratch.words, (size + 3) >> 2, block, tick, CREATIVE, key)
-    for k in range(size):
-        u = np.float64(np.int64(scratch.words[k])) * TO_UNIT
-        creative: Any = 0
-        for before in range(share.size - 1):
-            creative += np.int64(u >= share[before])
-        scratch.cell[s, k] = first + creative
+    """From auction `start` of the block on, the seats that may win something or whose budget has to be looked at."""
+    block = room.block
+    for k in range(start, size):
+        block.many[k] = 0
+    for s in range(seat.size):
+        stance = room.stance[s]
+        if stance == OUT:
+            continue
+        c = seat[s]
+        first = buyers.audience_start[c]
+        every = stance == UNSURE or all_bids
+        if every:
+            for k in range(start, size):
+                block.bidders[k, block.many[k]] = s
+                block.many[k] += np.int64(block.reached[s, k])
+        elif buyers.audience_start[c + 1] - first == 1:
+            log_bid = stakes.log_bid[first]
+            for k in range(start, size):
+                may = (log_bid + block.log_value[s, k] >= block.bar[k]) & (block.reached[s, k] > 0)
+                block.bidders[k, block.many[k]] = s
+                block.many[k] += np.int64(may)
+        else:
+            for k in range(start, size):
+                log_bid = stakes.log_bid[first + block.audience[k]]
+                may = (log_bid + block.log_value[s, k] >= block.bar[k]) & (block.reached[s, k] > 0)
+                block.bidders[k, block.many[k]] = s
+                block.many[k] += np.int64(may)
 
 
 @inner
-def _raise_top(scratch: Scratch, s: int, size: int, log_bid: float) -> None:
-    """The highest bid of the account on every auction of the block, in logs, as far as budgets are no question."""
-    for k in range(size):
-        bid = log_bid + scratch.log_value[s, k] if scratch.reached[s, k] else -np.inf
-        scratch.top[k] = max(scratch.top[k], bid)
-
-
-@inner
-def _find_candidates(scratch: Scratch, size: int) -> Any:
-    """Auctions of the block that the account may win, into `place`; returns how many."""
-    found: Any = 0
-    for k in range(size):
-        scratch.place[found] = k
-        found += np.int64(scratch.top[k] >= scratch.bar[k])
-    return found
-
-
-@inner
-def _add_reached(counts: Int64, scratch: Scratch, s: int, stop: int, cells: int) -> None:
-    """Count the first auctions of the block that reached a campaign, on the creative each would show."""
+def _add_reached(counts: Int64, block: Block, s: int, stop: int, cells: int) -> None:
+    """Count the first auctions of the block that reached a campaign, on the cell each would show."""
     if cells == 1:
         reached = np.int64(0)
         for k in range(stop):
-            reached += scratch.reached[s, k]
-        counts[scratch.cell[s, 0]] += reached
+            reached += block.reached[s, k]
+        counts[block.cell[s, 0]] += reached
         return
     for k in range(stop):
-        counts[scratch.cell[s, k]] += scratch.reached[s, k]
-
-
-@inner
-def _recorded_price(scratch: Scratch, seats: int, s: int, floor: int) -> int:
-    """The least bid that wins for a campaign, the other entered bids being what they are."""
-    price = floor
-    for other in range(seats):
-        if other != s and scratch.entered[other] > 0:
-            price = max(price, scratch.entered[other] + (1 if other < s else 0))
-    return price
+        counts[block.cell[s, k]] += block.reached[s, k]
 
 
 @inner
@@ -295,99 +296,91 @@ def _with_room(table: Any, rows: int) -> Any:
     return larger
 
 
-@inner
-def _converts(buyers: Buyers, c: int, index: int, tick: int, clicked: int) -> Any:
-    return conversion_of(
-        buyers.key[c],
-        index,
-        tick,
-        clicked,
-        buyers.cvr[c],
-        buyers.delay_us[c],
-        buyers.worth[c],
-        buyers.worth_sigma[c],
-    )
-
-
-@inner
-def _record(
-    table: Any,
-    qualities: Any,
-    used: int,
-    m: int,
-    seat: Int64,
-    buyers: Buyers,
-    scratch: Scratch,
-    k: int,
-    at: Any,
-    floor: int,
-) -> Any:
-    """Write a row for every campaign that an auction reached, with what would follow if it won."""
-    tick, index, event_time = at
-    for s in range(seat.size):
-        if not scratch.reached[s, k]:
-            continue
-        c, cell = seat[s], scratch.cell[s, k]
-        value = math.exp(scratch.log_value[s, k])
-        ctr = predicted_ctr(buyers.ctr[cell], value, buyers.discount[c])
-        clicked = is_click(word(index, tick, CLICK, buyers.key[c]), ctr)
-        converted, happens, worth = False, np.int64(0), np.int64(0)
-        if clicked:
-            converted, happens, worth = _converts(buyers, c, index, tick, event_time)
-        table, qualities = _with_room(table, used), _with_room(qualities, used)
-        row = table[used]
-        row[0], row[1], row[2], row[3], row[4], row[5] = m, c, cell, tick, index, event_time
-        row[6] = _recorded_price(scratch, seat.size, s, floor)
-        row[7], row[8], row[9], row[10] = clicked, converted, happens, worth
-        qualities[used, 0], qualities[used, 1] = value, ctr
-        used += 1
-    return table, qualities, used
-
-
 @helper
 def _enter(
-    scratch: Scratch,
+    room: Room,
     seat: Int64,
     buyers: Buyers,
     stakes: Stakes,
     charged: Int64,
     counts: Int64,
     k: int,
-    all_bids: bool,  # noqa: FBT001 - likewise
+    slots: int,
+    note_bids: bool,  # noqa: FBT001 - likewise
 ) -> Any:
-    """Enter the campaigns of a market into one auction.
+    """Enter the listed campaigns of a market into one auction; the best `slots + 1` of them, in falling order, stand in
+    `room.best_*` (ties go to the lower position). Returns how many those are.
 
-    Returns the best seat (-1: nobody entered), its bid and value, and the least bid that beats the others. Campaigns
-    that are unsure of their budget are judged, and counted if they enter. A bid that surely loses is left out unless
-    all are wanted: nobody pays less for it.
+    Campaigns that are unsure of their budget are judged, and counted if they enter.
     """
-    best, best_value = -1, 1.0
-    best_bid: Any = np.int64(0)
-    others: Any = np.int64(0)
-    for s in range(seat.size):
-        scratch.entered[s] = 0
-        stance = scratch.stance[s]
-        if stance == OUT or not scratch.reached[s, k]:
+    block = room.block
+    found: Any = np.int64(0)
+    for place in range(block.many[k]):
+        s = block.bidders[k, place]
+        stance = room.stance[s]
+        if stance == OUT:
             continue
         c = seat[s]
-        log_value = scratch.log_value[s, k]
-        if stance == SURE and not all_bids and stakes.log_bid[c] + log_value < scratch.bar[k]:
-            continue
-        value = math.exp(log_value)
-        bid = bid_for(stakes.bid[c], value)
+        value = math.exp(block.log_value[s, k])
+        bid = bid_for(stakes.bid[buyers.audience_start[c] + block.audience[k]], value)
         if stance == UNSURE:
-            cell = scratch.cell[s, k]
-            most = most_charged(bid, predicted_ctr(buyers.ctr[cell], value, buyers.discount[c]), buyers.per_click[c])
+            cell = block.cell[s, k]
+            most = most_charged(bid, predicted_ctr(room.ctr[cell], value, buyers.discount[c]), buyers.per_click[c])
             if bid < 1 or most > stakes.budget[c] - charged[c]:
                 continue
             counts[cell, BIDS] += 1
-        scratch.entered[s] = bid
-        if bid > best_bid:
-            others = best_bid + 1 if best >= 0 else others
-            best, best_bid, best_value = s, bid, value
-        else:
-            others = max(others, bid)
-    return best, best_bid, best_value, others
+        if note_bids:
+            room.entered[s] = bid
+        rank = found
+        while rank > 0 and room.best_bid[rank - 1] < bid:
+            rank -= 1
+        if rank > slots:
+            continue
+        for below in range(min(found, slots), rank, -1):
+            room.best_seat[below] = room.best_seat[below - 1]
+            room.best_bid[below] = room.best_bid[below - 1]
+            room.best_value[below] = room.best_value[below - 1]
+        room.best_seat[rank], room.best_bid[rank], room.best_value[rank] = s, bid, value
+        found = min(found + 1, slots + 1)
+    return found
+
+
+@helper
+def _price_of(log_price: float, reserve: int) -> int:
+    return max(np.int64(np.rint(math.exp(log_price))), reserve, 1)  # type: ignore[return-value]
+
+
+@inner
+def _recorded_price(room: Room, seats: int, s: int, floor: int) -> int:
+    """The least bid that wins for a campaign, the other entered bids being what they are."""
+    price = floor
+    for other in range(seats):
+        if other != s and room.entered[other] > 0:
+            price = max(price, room.entered[other] + (1 if other < s else 0))
+    return price
+
+
+@inner
+def _record(
+    table: Any, qualities: Any, used: int, m: int, seat: Int64, buyers: Buyers, room: Room, k: int, at: Any, floor: int
+) -> Any:
+    """Write a row for every campaign that an auction reached, with what would follow if it won."""
+    tick, index, event_time = at
+    block = room.block
+    for s in range(seat.size):
+        if not block.reached[s, k]:
+            continue
+        c, cell = seat[s], block.cell[s, k]
+        value = math.exp(block.log_value[s, k])
+        ctr = predicted_ctr(room.ctr[cell], value, buyers.discount[c])
+        table, qualities = _with_room(table, used), _with_room(qualities, used)
+        row = table[used]
+        row[0], row[1], row[2], row[3], row[4], row[5] = m, c, cell, tick, index, event_time
+        row[6] = _recorded_price(room, seat.size, s, floor)
+        row[7] = is_click(word(index, tick, CLICK, buyers.key[c]), ctr)
+        qualities[used, 0], qualities[used, 1] = value, ctr
+        used += 1
+    return table, qualities, used
 
 
 @kernel
@@ -396,137 +389,174 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
     buyers: Buyers,
     stakes: Stakes,
     clock: Clock,
-    charged: Int64,
+    past: Past,
     counts: Int64,
-    scratch: Scratch,
+    room: Room,
     recording: Any,
 ) -> Any:
     """Hold every auction of a span of ticks.
 
-    Adds to `counts` (int64[t, c, len(COUNTS)], all but conversions) and to `charged` (int64[n], this period).
-    `recording` is (events, opportunities). Returns tables of conversions, impressions and opportunities, their columns
-    as in `*_COLUMNS`, and beside the last one value and predicted CTR.
+    Adds to `counts` (int64[t, cells, len(COUNTS)], all but what follows a click) and brings `past` up to date.
+    `recording` is (impressions, opportunities). Returns tables of people's clicks, impressions and opportunities, their
+    columns as in `*_COLUMNS`, and beside the last one value and predicted CTR.
     """
-    record_events, record_opportunities = recording
-    longest = scratch.words.size
-    conversions = np.empty((64, 7), dtype=np.int64)
+    record_impressions, record_opportunities = recording
+    block = room.block
+    longest = block.words.size
+    clicks = np.empty((64, 6), dtype=np.int64)
     impressions = np.empty((64, 8), dtype=np.int64)
-    opportunities = np.empty((64, 11), dtype=np.int64)
+    opportunities = np.empty((64, 8), dtype=np.int64)
     qualities = np.empty((64, 2), dtype=np.float64)
-    n_conversions = n_impressions = n_opportunities = 0
+    n_clicks = n_impressions = n_opportunities = 0
 
     for m in range(markets.key.size):
         seat = markets.seat[markets.start[m] : markets.start[m + 1]]
+        exposure = markets.exposure[markets.slot_start[m] : markets.slot_start[m + 1]]
+        slots = exposure.size
+        shares = markets.audience_share[markets.audience_start[m] : markets.audience_start[m + 1]]
+        log_factor = markets.audience_log_price[markets.audience_start[m] : markets.audience_start[m + 1]]
         reserve = markets.reserve[m]
         log_reserve = math.log(np.float64(reserve)) if reserve > 0 else -np.inf
         for t in range(counts.shape[0]):
             tick = clock.from_tick + t
             auctions = markets.auctions[t, m]
-            _open_tick(scratch, seat, buyers, stakes, charged, clock.new_day[t])
+            bots = markets.bots[min(t, markets.bots.shape[0] - 1), m]
+            log_level = markets.log_level[t, m] + markets.strength[m] * past.pressure[m]
+            _open_tick(room, seat, buyers, stakes, past, counts[t], clock.new_day[t], t)
 
             for start in range(0, auctions, longest):
                 size = min(longest, auctions - start)
-                block = start >> 2
+                first = start >> 2
                 active = record_opportunities
                 for s in range(seat.size):
-                    active = active or scratch.stance[s] != OUT
+                    active = active or room.stance[s] != OUT
+                draw_audiences(block, first, tick, size, markets.key[m], shares)
                 if active:
-                    _draw_prices(
-                        scratch,
-                        markets.key[m],
+                    draw_prices(
                         block,
+                        first,
                         tick,
                         size,
-                        markets.log_level[t, m],
+                        markets.key[m],
+                        markets.competitors[m],
+                        slots,
+                        log_level,
                         markets.sigma[m],
                         log_reserve,
+                        log_factor,
                     )
                 exact = record_opportunities
                 for s in range(seat.size):
                     c = seat[s]
                     key = buyers.key[c]
-                    share = stakes.share[buyers.creative_start[c] : buyers.creative_start[c + 1]]
-                    _draw_reach(scratch, s, block, tick, size, key, buyers.reach[c])
-                    _draw_creatives(scratch, s, block, tick, size, key, buyers.creative_start[c], share)
-                    _add_reached(counts[t, :, OPPORTUNITIES], scratch, s, size, buyers.cells[c])
-                    exact = exact or scratch.stance[s] == UNSURE
-                    if scratch.stance[s] != OUT or record_opportunities:
-                        _draw_values(scratch, s, block, tick, size, key, buyers.sigma[c])
-                    if scratch.stance[s] != OUT:
-                        _raise_top(scratch, s, size, stakes.log_bid[c])
+                    share = stakes.share[
+                        min(t, stakes.share.shape[0] - 1), buyers.creative_start[c] : buyers.creative_start[c + 1]
+                    ]
+                    draw_reach(block, s, first, tick, size, key, buyers.reach[c])
+                    draw_cells(block, s, first, tick, size, key, buyers.cell_start[c], share, shares.size)
+                    _add_reached(
+                        counts[t, :, OPPORTUNITIES], block, s, size, buyers.cell_start[c + 1] - buyers.cell_start[c]
+                    )
+                    exact = exact or room.stance[s] == UNSURE
+                    if room.stance[s] != OUT or record_opportunities:
+                        draw_values(block, s, first, tick, size, key, buyers.sigma[c], buyers.correlation[c])
                 if not active:
                     continue
-                candidates = _find_candidates(scratch, size)
-                clicks_drawn = seat.size == 1 and not exact and candidates * 16 > size
+                _list_bidders(room, seat, buyers, stakes, 0, size, record_opportunities)
+                clicks_drawn = seat.size == 1 and not exact
                 if clicks_drawn:
-                    fill_words(scratch.clicks, (size + 3) >> 2, block, tick, CLICK, buyers.key[seat[0]])
+                    listed = np.int64(0)
+                    for k in range(size):
+                        listed += block.many[k]
+                    clicks_drawn = listed * 16 > size
+                if clicks_drawn:
+                    fill_words(block.clicks, (size + 3) >> 2, first, tick, CLICK, buyers.key[seat[0]])
 
-                k = -1
-                candidate = 0
-                while True:
-                    if exact:
-                        k += 1
-                    else:
-                        k = scratch.place[candidate] if candidate < candidates else size
-                        candidate += 1
-                    if k >= size:
-                        break
-                    best, bid, value, others = _enter(
-                        scratch, seat, buyers, stakes, charged, counts[t], k, record_opportunities
+                for k in range(size):
+                    if block.many[k] == 0 and not record_opportunities:
+                        continue
+                    if record_opportunities:
+                        for s in range(seat.size):
+                            room.entered[s] = 0
+                    entered = _enter(
+                        room, seat, buyers, stakes, past.charged, counts[t], k, slots, record_opportunities
                     )
-                    if best < 0 and not record_opportunities:
+                    if entered == 0 and not record_opportunities:
                         continue
                     index = start + k
                     event_time = clock.opens + t * clock.tick_us + (index + 1) * clock.tick_us // (auctions + 1)
-                    floor = max(np.int64(np.rint(math.exp(scratch.log_price[k]))), reserve, 1)
+                    price_below = _price_of(block.log_price[0, k], reserve)
                     if record_opportunities:
                         at = (tick, index, event_time)
                         opportunities, qualities, n_opportunities = _record(
-                            opportunities, qualities, n_opportunities, m, seat, buyers, scratch, k, at, floor
+                            opportunities, qualities, n_opportunities, m, seat, buyers, room, k, at, price_below
                         )
-                    price = max(floor, others)
-                    if best < 0 or bid < price:
-                        continue
-
-                    c, cell = seat[best], scratch.cell[best, k]
-                    ctr = predicted_ctr(buyers.ctr[cell], value, buyers.discount[c])
-                    bits = scratch.clicks[k] if clicks_drawn else word(index, tick, CLICK, buyers.key[c])
-                    clicked = is_click(bits, ctr)
-                    cost = charge(bid, price, ctr, markets.first_price[m], buyers.per_click[c], clicked)
-                    counts[t, cell, IMPRESSIONS] += 1
-                    counts[t, cell, SPEND] += cost
-                    if record_events:
-                        impressions = _with_room(impressions, n_impressions)
-                        row = impressions[n_impressions]
-                        row[0], row[1], row[2], row[3], row[4] = m, c, cell, tick, index
-                        row[5], row[6], row[7] = event_time, cost, clicked
-                        n_impressions += 1
-                    if clicked:
-                        counts[t, cell, CLICKS] += 1
-                        converted, happens, worth = _converts(buyers, c, index, tick, event_time)
-                        if converted and happens < clock.ends:
-                            conversions = _with_room(conversions, n_conversions)
-                            row = conversions[n_conversions]
+                    rank = 0
+                    rival = 0
+                    changed = False
+                    for slot in range(slots):
+                        if rank >= entered:
+                            break
+                        bid = room.best_bid[rank]
+                        if bid < price_below:
+                            rival += 1
+                            if rival < slots:
+                                price_below = _price_of(block.log_price[rival, k], reserve)
+                            continue
+                        s = room.best_seat[rank]
+                        price = price_below
+                        if rank + 1 < entered:
+                            follows = room.best_bid[rank + 1] + (1 if room.best_seat[rank + 1] < s else 0)
+                            price = max(price, follows)
+                        value = room.best_value[rank]
+                        rank += 1
+                        c, cell = seat[s], block.cell[s, k]
+                        if exposure[slot] < 1:
+                            seen = word(index, tick, EXPOSURE, buyers.key[c])
+                            if np.float64(np.int64(seen)) * TO_UNIT >= exposure[slot]:
+                                continue
+                        ctr = predicted_ctr(room.ctr[cell], value, buyers.discount[c])
+                        bits = block.clicks[k] if clicks_drawn else word(index, tick, CLICK, buyers.key[c])
+                        clicked = np.int64(is_click(bits, ctr))
+                        if bots > 0 and is_click(word(index, tick, BOT, markets.key[m]), bots):
+                            clicked += BY_BOT
+                        cost = charge(bid, price, ctr, markets.first_price[m], buyers.per_click[c], clicked > 0)
+                        counts[t, cell, IMPRESSIONS] += 1
+                        counts[t, cell, SPEND] += cost
+                        counts[t, cell, CLICKS] += np.int64(clicked > 0)
+                        if record_impressions:
+                            impressions = _with_room(impressions, n_impressions)
+                            row = impressions[n_impressions]
                             row[0], row[1], row[2], row[3], row[4] = m, c, cell, tick, index
-                            row[5], row[6] = happens, worth
-                            n_conversions += 1
-                    if cost > 0:
-                        charged[c] += cost
-                        before = scratch.stance[best]
-                        after = _stance(
-                            stakes.paused[c], stakes.budget[c] - charged[c], stakes.least[c], stakes.most[c]
-                        )
-                        scratch.stance[best] = after
-                        if before == SURE and after != SURE:
-                            _add_reached(counts[t, :, BIDS], scratch, best, k + 1, buyers.cells[c])
-                            exact = exact or after == UNSURE
+                            row[5], row[6], row[7] = event_time, cost, clicked
+                            n_impressions += 1
+                        if clicked & BY_PERSON:
+                            clicks = _with_room(clicks, n_clicks)
+                            row = clicks[n_clicks]
+                            row[0], row[1], row[2], row[3], row[4], row[5] = m, c, cell, tick, index, event_time
+                            n_clicks += 1
+                        if cost > 0:
+                            past.charged[c] += cost
+                            before = room.stance[s]
+                            remaining = stakes.budget[c] - past.charged[c]
+                            after = _stance(False, remaining, stakes.least[c], room.most[s])
+                            room.stance[s] = after
+                            if before == SURE and after != SURE:
+                                cells = buyers.cell_start[c + 1] - buyers.cell_start[c]
+                                _add_reached(counts[t, :, BIDS], block, s, k + 1, cells)
+                                changed = changed or after == UNSURE
+                    if changed:
+                        _list_bidders(room, seat, buyers, stakes, k + 1, size, record_opportunities)
 
                 for s in range(seat.size):
-                    if scratch.stance[s] == SURE:
-                        _add_reached(counts[t, :, BIDS], scratch, s, size, buyers.cells[seat[s]])
+                    if room.stance[s] == SURE:
+                        c = seat[s]
+                        cells = buyers.cell_start[c + 1] - buyers.cell_start[c]
+                        _add_reached(counts[t, :, BIDS], block, s, size, cells)
+            _close_tick(room, seat, buyers, markets, past, counts[t], m, auctions)
 
     return (
-        conversions[:n_conversions],
+        clicks[:n_clicks],
         impressions[:n_impressions],
         opportunities[:n_opportunities],
         qualities[:n_opportunities],

@@ -1,9 +1,10 @@
 """Counter-based random numbers: every draw is a pure function of who, when, what for and which one.
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-The key belongs to a market or a campaign, by the run's seed and its id; the counter is (index, tick, purpose, 0). So no
-draw depends on how campaigns are grouped into processes, on the order of the work, or on whether another draw is made:
-a feature that changes how one purpose is used moves no other purpose's numbers.
+The key belongs to a market or a campaign, by the run's seed and its id; the counter is (index, tick, purpose, which),
+`which` being 0 but where a purpose needs several numbers for one index. So no draw depends on how campaigns are grouped
+into processes, on the order of the work, or on whether another draw is made: a feature that changes how one purpose is
+used moves no other purpose's numbers.
 
 Where a purpose needs one word per auction, auction `index` finds it in block `index // 4`, lane `index % 4`.
 """
@@ -28,6 +29,9 @@ VALUE = 4  # campaign: what the opportunity is worth
 CREATIVE = 5  # campaign: which creative it shows
 CLICK = 6  # campaign: is the impression clicked
 CONVERSION = 7  # campaign: lanes 0, 1, 2 are whether, when and of what value
+EXPOSURE = 13  # campaign: is the slot it won seen
+AUDIENCE = 14  # market: to which audience does the person belong
+BOT = 15  # market: does a machine click the impression
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -63,11 +67,11 @@ def philox(c0: Any, c1: Any, c2: Any, c3: Any, key: Any) -> Any:
 
 
 @kernel
-def fill_words(out: Any, blocks: int, first_block: int, tick: int, purpose: int, key: Any) -> None:
+def fill_words(out: Any, blocks: int, first_block: int, tick: int, purpose: int, key: Any, which: int = 0) -> None:
     """Put the words of consecutive blocks into `out`, uint64[4 · blocks or more]."""
-    when, what, zero = np.uint64(tick) & _WORD, np.uint64(purpose) & _WORD, np.uint64(0)
+    when, what, last = np.uint64(tick) & _WORD, np.uint64(purpose) & _WORD, np.uint64(which) & _WORD
     for block in range(np.uint64(blocks)):  # unsigned places never wrap, or the loop would not fit vector registers
-        w0, w1, w2, w3 = philox((np.uint64(first_block) + block) & _WORD, when, what, zero, key)
+        w0, w1, w2, w3 = philox((np.uint64(first_block) + block) & _WORD, when, what, last, key)
         place = np.uint64(4) * block
         out[place] = w0
         out[place + np.uint64(1)] = w1
