@@ -1,9 +1,10 @@
 """Counter-based random numbers: every draw is a pure function of who, when, what for and which one.
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-The key belongs to a market or a campaign, by the run's seed and its id; the counter is (index, tick, purpose, 0). So no
-draw depends on how campaigns are grouped into processes, on the order of the work, or on whether another draw is made:
-a feature that changes how one purpose is used moves no other purpose's numbers.
+The key belongs to a market or a campaign, by the run's seed and its id; the counter is (index, tick, purpose, number),
+number being 0 unless several of a kind may follow from one auction. So no draw depends on how campaigns are grouped
+into processes, on the order of the work, or on whether another draw is made: a feature that changes how one purpose is
+used moves no other purpose's numbers.
 
 Where a purpose needs one word per auction, auction `index` finds it in block `index // 4`, lane `index % 4`.
 """
@@ -27,7 +28,9 @@ REACH = 3  # campaign: does the auction reach it
 VALUE = 4  # campaign: what the opportunity is worth
 CREATIVE = 5  # campaign: which creative it shows
 CLICK = 6  # campaign: is the impression clicked
-CONVERSION = 7  # campaign: lanes 0, 1, 2 are whether, when and of what value
+CONVERSION = 7  # campaign: lanes 0, 1, 2, 3 are whether, when, of what value, and by which part of a mixed delay
+SEVERAL = 11  # campaign: lane 0 of number 0 is how many more; lanes 1, 2, 3 of number i are as above, for the i-th more
+REFUND = 12  # campaign: lanes 0, 1 of a conversion's number are whether it is refunded, and when
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
