@@ -26,7 +26,7 @@ EVENTS = pa.schema(
         ("creative", WORD),
         ("price_micros", pa.int64()),
         ("value_micros", pa.int64()),
-        ("click_id", pa.string()),  # the click a conversion is attributed to
+        ("click_id", pa.string()),  # the click that a conversion, or a refunded one, is attributed to
     ],
     metadata=METADATA,
 )
@@ -62,7 +62,7 @@ def event_columns(events: Events, campaigns: CampaignSet) -> dict[str, Any]:
         "creative": words(events.cell, campaigns.creatives),
         "price_micros": events.price_micros,
         "value_micros": events.value_micros,
-        "click_id": pa.array(click, mask=events.kind != Kind.CONVERSION),
+        "click_id": pa.array(click, mask=~np.isin(events.kind, (Kind.CONVERSION, Kind.REFUND))),
     }
 
 
