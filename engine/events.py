@@ -24,17 +24,19 @@ COUNTS = (
     "clicks",
     "conversions",  # booked in the tick in which they happen
     "spend_micros",
-    "revenue_micros",
+    "revenue_micros",  # value of the conversions, whatever is refunded later
+    "refunds_micros",  # value given back, booked in the tick of the refund; it may be more than that tick's revenue
 )
-OPPORTUNITIES, BIDS, OUTSIDE_SUPPORT, IMPRESSIONS, CLICKS, CONVERSIONS, SPEND, REVENUE = range(len(COUNTS))
+OPPORTUNITIES, BIDS, OUTSIDE_SUPPORT, IMPRESSIONS, CLICKS, CONVERSIONS, SPEND, REVENUE, REFUNDS = range(len(COUNTS))
 
 
 class Kind(IntEnum):
-    """What an event says; adjustments and refunds come with logs that carry them."""
+    """What an event says; adjustments of a charge come with logs that carry them."""
 
     IMPRESSION = 0
     CLICK = 1
     CONVERSION = 2
+    REFUND = 3  # of a conversion
 
 
 class Status(IntEnum):
@@ -122,8 +124,9 @@ def _column(dtype: str) -> Any:
 class Events(_Columns):
     """What happened, one row an event, ordered by (tick, event_time, id).
 
-    `event_high` and `event_low` are the 128-bit id; `click_high` and `click_low` name the click a conversion is
-    attributed to (zero for the other kinds). `price_micros` is the charge, on the event that is charged for.
+    `event_high` and `event_low` are the 128-bit id; `click_high` and `click_low` name the click that a conversion is
+    attributed to, and that of the conversion that a refund takes back (zero for the other kinds). `price_micros` is the
+    charge, on the event that is charged for; `value_micros` what a conversion is worth, or a refund gives back.
     """
 
     kind: NDArray[Any] = _column("uint8")
@@ -175,5 +178,7 @@ def fold(events: Events, grid: TickGrid, first_tick: int, ticks: int, cells: int
         of_kind = rows.kind == kind
         np.add.at(values[:, :, count], (at[of_kind], rows.cell[of_kind]), 1)
     np.add.at(values[:, :, SPEND], (at, rows.cell), rows.price_micros)
-    np.add.at(values[:, :, REVENUE], (at, rows.cell), rows.value_micros)
+    refund = rows.kind == Kind.REFUND
+    for chosen, count in ((~refund, REVENUE), (refund, REFUNDS)):
+        np.add.at(values[:, :, count], (at[chosen], rows.cell[chosen]), rows.value_micros[chosen])
     return TickCounts(first_tick, values)

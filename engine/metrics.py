@@ -92,20 +92,23 @@ def metrics(
     """Every published metric of one campaign's (or account's) counts, a vector of len(COUNTS).
 
     CTR, CVR, win rate and impression share are fractions, CPC, CPM and CPA micros, ROAS a ratio, the score 0 … 100.
+    ROAS is (revenue − refunds) / spend. A refund counts when it happens, so over a short time more may be given back
+    than earned: ROAS is negative then, and not cut at 0, so that the ROAS of a whole is the mean of its parts',
+    weighted by spend. No count is ever negative, and the score takes what is below 0 for 0.
     `budget_micros` is that of the period the counts cover; without it there is no budget utilisation. `unrecorded`
     names counts that the log behind them does not carry: what is made of those is unknown.
     """
     values = zip(COUNTS, counts, strict=True)
     count = {name: None if name in unrecorded else int(value) for name, value in values}
     impressions, clicks, conversions = count["impressions"], count["clicks"], count["conversions"]
-    spend, revenue = count["spend_micros"], count["revenue_micros"]
+    spend, kept = count["spend_micros"], _difference(count["revenue_micros"], count["refunds_micros"])
     rates = {
         "ctr": _ratio(clicks, impressions, Reason.NO_IMPRESSIONS),
         "cvr": _ratio(conversions, clicks, Reason.NO_CLICKS),
         "cpc_micros": _ratio(spend, clicks, Reason.NO_CLICKS),
         "cpm_micros": _ratio(spend, impressions, Reason.NO_IMPRESSIONS, impressions, per=1000),
         "cpa_micros": _ratio(spend, conversions, Reason.NO_CONVERSIONS),
-        "roas": _ratio(revenue, spend, Reason.NO_SPEND, conversions),
+        "roas": _ratio(kept, spend, Reason.NO_SPEND, conversions),
         "win_rate": _ratio(impressions, count["bids"], Reason.NO_BIDS),
         "impression_share": _ratio(impressions, count["opportunities"], Reason.NO_OPPORTUNITIES),
         "budget_utilisation": _ratio(spend, budget_micros or 0, Reason.NO_BUDGET, impressions),
@@ -132,6 +135,10 @@ def shares(numerator: Int64, denominator: Int64, empty: float) -> Float64:
     """Elementwise ratio of counts, `empty` where the denominator is 0; for policies, which work on columns."""
     safe = np.maximum(denominator, 1)
     return np.where(denominator > 0, numerator / safe, empty)
+
+
+def _difference(whole: int | None, part: int | None) -> int | None:
+    return None if whole is None or part is None else whole - part
 
 
 def _ratio(

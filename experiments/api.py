@@ -37,8 +37,8 @@ _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 _PACKAGES = ("numba", "numpy", "pandas", "pyarrow", "ray", "scipy")
 
 _UNRECORDED: dict[type, tuple[str, ...]] = {
-    AuctionLog: ("conversions", "revenue_micros"),
-    BinLog: ("auctions", "conversions", "revenue_micros"),
+    AuctionLog: ("conversions", "revenue_micros", "refunds_micros"),
+    BinLog: ("auctions", "conversions", "revenue_micros", "refunds_micros"),
 }
 """Totals that a log of a format does not carry: null in what a run tells."""
 

@@ -57,7 +57,7 @@ class Run:
 
     @property
     def totals(self) -> dict[str, int | None]:
-        """Auctions, impressions, clicks, conversions, spend and revenue of the run; None where a log has none."""
+        """Auctions, impressions, clicks, conversions, spend, revenue and refunds; None where a log has none."""
         return dict(self.info["totals"])
 
     @cached_property
@@ -229,6 +229,7 @@ def _summary_row(counts: Int64, targets: ScoreTargets, unrecorded: Collection[st
     money = {
         "spend": _units(count["spend_micros"]),
         "revenue": _units(count["revenue_micros"]),
+        "refunds": _units(count["refunds_micros"]),
         "cpc": _units(rates["cpc_micros"]),
         "cpa": _units(rates["cpa_micros"]),
     }

@@ -1,6 +1,8 @@
 """Counter-based random numbers: every draw is a pure function of who, when, what for and which one.
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+The key belongs to a market or a campaign, by the run's seed and its id; the counter is (index, tick, purpose, number),
+number being 0 unless several of a kind may follow from one auction. So no draw depends on how campaigns are grouped
 The key belongs to a market or a campaign, by the run's seed and its id; the counter is (index, tick, purpose, which),
 `which` being 0 but where a purpose needs several numbers for one index. So no draw depends on how campaigns are grouped
 into processes, on the order of the work, or on whether another draw is made: a feature that changes how one purpose is
@@ -28,6 +30,9 @@ REACH = 3  # campaign: does the auction reach it
 VALUE = 4  # campaign: what the opportunity is worth
 CREATIVE = 5  # campaign: which creative it shows
 CLICK = 6  # campaign: is the impression clicked
+CONVERSION = 7  # campaign: lanes 0, 1, 2, 3 are whether, when, of what value, and by which part of a mixed delay
+SEVERAL = 11  # campaign: lane 0 of number 0 is how many more; lanes 1, 2, 3 of number i are as above, for the i-th more
+REFUND = 12  # campaign: lanes 0, 1 of a conversion's number are whether it is refunded, and when
 CONVERSION = 7  # campaign: lanes 0, 1, 2 are whether, when and of what value
 EXPOSURE = 13  # campaign: is the slot it won seen
 AUDIENCE = 14  # market: to which audience does the person belong

@@ -27,7 +27,7 @@ EVENTS = pa.schema(
         ("audience", WORD),  # null where the market tells none apart
         ("price_micros", pa.int64()),
         ("value_micros", pa.int64()),
-        ("click_id", pa.string()),  # the click a conversion is attributed to
+        ("click_id", pa.string()),  # the click that a conversion, or a refunded one, is attributed to
     ],
     metadata=METADATA,
 )
@@ -65,7 +65,7 @@ def event_columns(events: Events, campaigns: CampaignSet) -> dict[str, Any]:
         "audience": _audiences(events.cell, campaigns),
         "price_micros": events.price_micros,
         "value_micros": events.value_micros,
-        "click_id": pa.array(click, mask=events.kind != Kind.CONVERSION),
+        "click_id": pa.array(click, mask=~np.isin(events.kind, (Kind.CONVERSION, Kind.REFUND))),
     }
 
 

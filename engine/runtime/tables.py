@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Knob, Result, Source
 from engine.campaigns import CampaignSet
-from engine.events import BIDS, CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OUTSIDE_SUPPORT, REVENUE, SPEND
+from engine.events import BIDS, CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OUTSIDE_SUPPORT, REFUNDS, REVENUE, SPEND
 from engine.judgement import Outcome, Reason
 from engine.ledger import Record, RecordKind, Round, decode_round, explain
 from engine.runtime.hosts import STEADY, Records, Report
@@ -87,7 +87,7 @@ class Totals:
     def as_dict(self) -> dict[str, int]:
         """The totals by name."""
         names = {"impressions": IMPRESSIONS, "clicks": CLICKS, "conversions": CONVERSIONS}
-        money = {"spend_micros": SPEND, "revenue_micros": REVENUE}
+        money = {"spend_micros": SPEND, "revenue_micros": REVENUE, "refunds_micros": REFUNDS}
         return {"auctions": self.auctions} | {name: int(self.counts[at]) for name, at in (names | money).items()}
 
     @property

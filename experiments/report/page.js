@@ -90,15 +90,15 @@
   function spark(values, bins, filled) {
     const W = 200, H = 40, last = Math.max(values.length - 1, 1);
     const known = values.filter((value) => value !== null && value !== undefined);
-    const top = Math.max(...known, 0) || 1;
+    const top = Math.max(...known, 0), floor = Math.min(...known, 0), height = top - floor || 1; // refunds: a ROAS below 0
     const x = (place) => ((place / last) * (W - 4) + 2).toFixed(1);
-    const y = (value) => (H - 2 - (value / top) * (H - 6)).toFixed(1);
+    const y = (value) => (H - 2 - ((value - floor) / height) * (H - 6)).toFixed(1);
     const drawn = svg('svg', { class: 'spark', viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: 'none', 'aria-hidden': 'true' });
-    drawn.append(svg('line', { x1: 0, x2: W, y1: H - 2, y2: H - 2, stroke: '#dde2e7', 'vector-effect': 'non-scaling-stroke' }));
+    drawn.append(svg('line', { x1: 0, x2: W, y1: y(0), y2: y(0), stroke: '#dde2e7', 'vector-effect': 'non-scaling-stroke' }));
     for (const piece of pieces(values, bins)) {
       const points = piece.map(([place, value]) => `${x(place)},${y(value)}`);
       if (filled && piece.length > 1) {
-        const base = H - 2, ends = [piece[0][0], piece[piece.length - 1][0]];
+        const base = y(0), ends = [piece[0][0], piece[piece.length - 1][0]];
         drawn.append(svg('polygon', { points: `${x(ends[0])},${base} ${points.join(' ')} ${x(ends[1])},${base}`, fill: '#d6e8f3' }));
       }
       if (piece.length === 1) points.push(`${Number(x(piece[0][0])) + 2},${y(piece[0][1])}`);
@@ -427,7 +427,7 @@
     if (target && target <= most * 1.6) {
       base.shapes = [{ type: 'line', xref: 'paper', x0: 0, x1: 1, y0: target, y1: target, line: { color: '#55616d', width: 1, dash: 'dot' } }];
       base.annotations = [{ xref: 'paper', x: 1, xanchor: 'right', y: target, yanchor: 'bottom', text: `target ${format(target)}`, showarrow: false, font: { size: 10, color: '#55616d' } }];
-      base.yaxis.range = [0, Math.max(most, target) * 1.12];
+      base.yaxis.range = [Math.min(...known, 0) / scale * 1.12, Math.max(most, target) * 1.12];
     }
     draw(place, [trace], base);
     return null;

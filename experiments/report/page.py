@@ -132,9 +132,11 @@ def _figures(run: Run, table: Table) -> Iterator[str]:
     overall = metrics(total, None, table.targets, table.unrecorded)
     totals, judged = run.totals, run.info["actions"]
     currency = table.config.account.currency
-    spend, revenue = totals["spend_micros"], totals["revenue_micros"]
+    spend, revenue, refunds = (totals[f"{name}_micros"] for name in ("spend", "revenue", "refunds"))
     yield _figure(f"Spend, {currency}", "spend_micros", spend, _money(spend))
     yield _figure(f"Revenue, {currency}", "revenue_micros", revenue, _money(revenue))
+    if refunds:
+        yield _figure(f"Refunds, {currency}", "refunds_micros", refunds, _money(refunds))
     yield _figure("ROAS", "roas", overall["roas"].value, "{:,.2f}")
     yield _figure("Impressions", "impressions", totals["impressions"], "{:,.0f}")
     yield _figure("Clicks", "clicks", totals["clicks"], "{:,.0f}")

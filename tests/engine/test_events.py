@@ -33,20 +33,21 @@ def test_fold_counts_kinds_and_money_by_tick_and_cell_and_leaves_out_what_lies_o
             (Kind.IMPRESSION, 1, tick, 8, 0),
             (Kind.CLICK, 1, tick + 5, 3, 0),
             (Kind.CONVERSION, 1, 2 * tick, 0, 900),
+            (Kind.REFUND, 1, 2 * tick + 7, 0, 950),
             (Kind.CONVERSION, 1, 4 * tick, 0, 800),
         ]
     )
     expected = np.zeros((3, 2, len(COUNTS)), dtype=np.int64)
-    expected[0, 0] = [0, 0, 0, 1, 0, 0, 5, 0]
-    expected[1, 1] = [0, 0, 0, 2, 1, 0, 18, 0]
-    expected[2, 1] = [0, 0, 0, 0, 0, 1, 0, 900]
+    expected[0, 0] = [0, 0, 0, 1, 0, 0, 5, 0, 0]
+    expected[1, 1] = [0, 0, 0, 2, 1, 0, 18, 0, 0]
+    expected[2, 1] = [0, 0, 0, 0, 0, 1, 0, 900, 950]
     folded = fold(happened, GRID, 0, 3, 2)
     assert folded.values.tolist() == expected.tolist()
     assert fold(happened, GRID, 1, 2, 2).values.tolist() == expected[1:].tolist()
 
 
 def test_fold_does_not_depend_on_the_order_of_events() -> None:
-    rows = [(Kind(place % 3), place % 2, 1_000_000 * place, place, place * place) for place in range(200)]
+    rows = [(Kind(place % 4), place % 2, 1_000_000 * place, place, place * place) for place in range(200)]
     happened = events(rows)
     shuffled = happened.take(np.random.default_rng(1).permutation(200))
     assert np.array_equal(fold(happened, GRID, 0, 4, 2).values, fold(shuffled, GRID, 0, 4, 2).values)
@@ -86,9 +87,9 @@ def test_columns_of_two_lengths_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (np.zeros((1, 1, 3), dtype=np.int64), "tick counts (=int64(1, 1, 3)) must be int64[ticks, cells, 8]"),
-        (np.zeros((1, 1, 8)), "tick counts (=float64(1, 1, 8)) must be int64[ticks, cells, 8]"),
-        (np.full((1, 1, 8), -1), "a tick count (=-1) must be >= 0: look at the source that emitted it"),
+        (np.zeros((1, 1, 3), dtype=np.int64), "tick counts (=int64(1, 1, 3)) must be int64[ticks, cells, 9]"),
+        (np.zeros((1, 1, 9)), "tick counts (=float64(1, 1, 9)) must be int64[ticks, cells, 9]"),
+        (np.full((1, 1, 9), -1), "a tick count (=-1) must be >= 0: look at the source that emitted it"),
     ],
 )
 def test_counts_that_are_none_are_refused(values: Any, sentence: str) -> None:

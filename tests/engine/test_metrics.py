@@ -47,7 +47,8 @@ def test_every_metric_of_a_campaign() -> None:
         clicks=10,
         conversions=2,
         spend_micros=4_000_000,
-        revenue_micros=10_000_000,
+        revenue_micros=11_000_000,
+        refunds_micros=1_000_000,
     )
     assert metrics(seen, budget_micros=8_000_000) == {
         "ctr": Metric(0.05, 200),
@@ -76,6 +77,18 @@ def test_nothing_seen_is_unknown_with_its_reason_never_zero_or_nan() -> None:
         "budget_utilisation": Metric(None, 0, Reason.NO_BUDGET),
         "score": Metric(None, 0, Reason.MISSING_COMPONENT),
     }
+
+
+def test_more_given_back_than_earned_is_a_roas_below_nothing_and_the_whole_is_the_mean_of_its_parts() -> None:
+    week = counts(impressions=100, clicks=5, conversions=3, spend_micros=3_000, revenue_micros=9_000)
+    after = counts(impressions=10, clicks=1, conversions=0, spend_micros=1_000, revenue_micros=0, refunds_micros=3_000)
+    assert [metrics(each)["roas"].value for each in (week, after, week + after)] == [3.0, -3.0, 1.5]
+    assert metrics(after)["score"] == Metric(100 * 0.3, 10)  # CTR alone
+
+
+def test_without_the_refunds_roas_is_not_known() -> None:
+    seen = counts(spend_micros=5, revenue_micros=10)
+    assert metrics(seen, unrecorded=["refunds_micros"])["roas"] == Metric(None, 0, Reason.NOT_RECORDED)
 
 
 def test_no_budget_no_utilisation() -> None:

@@ -49,6 +49,7 @@ def test_a_constant_bid_wins_what_numpy_says(tmp_path: Path, rule: str, bid: int
         "conversions": None,
         "spend_micros": price[wins].sum(),
         "revenue_micros": None,
+        "refunds_micros": None,
     }
     assert run.info["support"] == {
         "logged_bid_micros": 3_000,

@@ -140,6 +140,7 @@ def check_figures(run: Run, page: Page) -> None:
     recorded = int((actions.outcome == "recorded").sum())
     shown = {name: number(value) for name, value in page.figures.items()}
     names = ("spend_micros", "revenue_micros", "impressions", "clicks", "conversions")
+    given_back = {"refunds_micros": totals["refunds_micros"]} if totals["refunds_micros"] else {}
     changes = (
         {"recorded": recorded} if recorded else {"applied": int((actions.outcome == "applied").sum()) - rolled_back}
     )
@@ -153,6 +154,7 @@ def check_figures(run: Run, page: Page) -> None:
             "rolled_back": rolled_back,
         }
         | changes
+        | given_back
     )
     check_ranking(run, page)
     for name, rows in table.groupby("campaign", observed=True):
@@ -200,6 +202,7 @@ def test_what_is_unknown_stays_unknown(run_of: Callable[[str], tuple[Run, Page]]
     assert set(first["coarse"]["win_rate"]) == {None}
     assert first["unknown"]["cvr"] == "The log does not tell"
     assert page.figures["roas"] == page.figures["revenue_micros"] == ""
+    assert "refunds_micros" not in page.figures
     assert None not in first["coarse"]["ctr"]
 
 

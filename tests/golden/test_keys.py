@@ -14,7 +14,7 @@ from tests.experiments.cli_runs import call
 RUN = ["run", "digests", "totals", "actions", "rejects", "support", "overspent_days", "seconds", "auctions_per_second"]
 INSIDE = {
     "digests": ["metrics", "ledger"],
-    "totals": ["auctions", "impressions", "clicks", "conversions", "spend_micros", "revenue_micros"],
+    "totals": ["auctions", "impressions", "clicks", "conversions", "spend_micros", "revenue_micros", "refunds_micros"],
     "actions": ["applied", "recorded", "stale", "refused", "needs_approval", "rolled_back"],
 }
 AUDIT = ["valid", "records", "first_bad", "applied", "max_relative_step", "rollbacks", "open_alerts"]
@@ -35,6 +35,7 @@ METRICS = [
     ("conversions", "int64"),
     ("spend_micros", "int64"),
     ("revenue_micros", "int64"),
+    ("refunds_micros", "int64"),
 ]
 ACTIONS = [
     ("tick", "int32"),
@@ -89,7 +90,11 @@ def test_what_does_not_apply_is_null(reference: Stage) -> None:
     unknown = [
         {key for key, each in value["totals"].items() if each is None} for value in (simulated, auctions, factual)
     ]
-    assert unknown == [set(), {"conversions", "revenue_micros"}, {"auctions", "conversions", "revenue_micros"}]
+    assert unknown == [
+        set(),
+        {"conversions", "revenue_micros", "refunds_micros"},
+        {"auctions", "conversions", "revenue_micros", "refunds_micros"},
+    ]
 
 
 def test_the_keys_of_an_audits_json(reference: Stage, capfd: pytest.CaptureFixture[str]) -> None:

@@ -113,10 +113,10 @@ def test_a_budget_is_kept_to_the_auction_and_opens_again_with_the_day() -> None:
     replay = AuctionReplayFactory(factory.campaigns, grid, rows)(np.array([0]))
     counts = run(replay, controls, (0, 40, 96)).counts.values[:, 0]
     assert counts[[0, 47, 48, 95]].tolist() == [
-        [3, 2, 0, 2, 0, 0, 180, 0],
-        [1, 0, 0, 0, 0, 0, 0, 0],
-        [2, 2, 0, 2, 0, 0, 180, 0],
-        [2, 0, 0, 0, 0, 0, 0, 0],
+        [3, 2, 0, 2, 0, 0, 180, 0, 0],
+        [1, 0, 0, 0, 0, 0, 0, 0, 0],
+        [2, 2, 0, 2, 0, 0, 180, 0, 0],
+        [2, 0, 0, 0, 0, 0, 0, 0, 0],
     ]
 
 
