@@ -130,6 +130,11 @@ class TickGrid:
         return np.array([opening.hour + opening.minute / 60 for opening in self._local], dtype=np.float64)
 
     @cached_property
+    def hour_of_week(self) -> Int64:
+        """Local hour of the week in which every tick opens, 0 (Monday, midnight) to 167; shape [ticks]."""
+        return np.array([opening.weekday() * 24 + opening.hour for opening in self._local], dtype=np.int64)
+
+    @cached_property
     def closes_day(self) -> Bool:
         """Whether a tick is the last of its local day (the run's end counts as one); shape [ticks]."""
         return np.append(self.day[1:] != self.day[:-1], True)

@@ -15,19 +15,63 @@ import numpy as np
 from engine.campaigns import CampaignSet, ControlState
 from engine.units import MAX_MICROS, TickGrid
 from sim.kernel import helper
-from sim.traffic import Traffic
+from sim.traffic import DatedFactor, Traffic
 
 UNREACHABLE = 2**62
 """More than any budget: what a click that never comes would have to cost."""
 
 
 @dataclass(frozen=True)
-class PriceShock:
-    """The competitor's price level is multiplied by `factor` in the ticks [from_tick, to_tick)."""
+class PriceShock(DatedFactor):
+    """The competitor's price level is multiplied by `factor` for a time."""
 
-    from_tick: int
-    to_tick: int
-    factor: float
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < math.inf:
+            raise ValueError(f"shock factor (={self.factor}) must be > 0: 1.6 makes prices 60 % higher")
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The price level's logarithm wanders around its median, as an autoregression of order one (see `sim.drift`).
+
+    Parameters
+    ----------
+    persistence:
+        What is left of a deviation a tick later, in [0, 1).
+    sigma:
+        Standard deviation of a tick's step; of the level's logarithm it is sigma / √(1 - persistence²).
+    """
+
+    persistence: float
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.persistence < 1:
+            raise ValueError(f"persistence (={self.persistence}) must be in [0, 1): at 1 the level would wander away")
+        if not 0 <= self.sigma < math.inf:
+            raise ValueError(f"drift sigma (={self.sigma}) must be >= 0 and finite: 0.1 is about 10 % a tick")
+
+
+@dataclass(frozen=True)
+class Regimes:
+    """The price level jumps to another regime now and then (see `sim.drift`).
+
+    Parameters
+    ----------
+    every_ticks:
+        How long a regime lasts on average, at least a tick.
+    sigma:
+        Standard deviation of a regime's offset of the level's logarithm.
+    """
+
+    every_ticks: float
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.every_ticks < math.inf:
+            raise ValueError(f"every_ticks (={self.every_ticks}) must be >= 1: a regime lasts a tick at least")
+        if not 0 <= self.sigma < math.inf:
+            raise ValueError(f"regimes sigma (={self.sigma}) must be >= 0 and finite: 0.5 is a factor of about 1.6")
 
 
 @dataclass(frozen=True)
@@ -46,6 +90,10 @@ class Market:
         Whether the winner pays its own bid rather than the least that wins.
     shocks:
         Changes of the price level; where several overlap their factors multiply.
+    follows_demand:
+        Elasticity of the price level with respect to the traffic curve.
+    drift, regimes:
+        How the price level wanders by itself; None: it does not.
     """
 
     traffic: Traffic
@@ -54,6 +102,9 @@ class Market:
     reserve_micros: int = 0
     first_price: bool = False
     shocks: tuple[PriceShock, ...] = ()
+    follows_demand: float = 0.0
+    drift: Drift | None = None
+    regimes: Regimes | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.level_micros <= MAX_MICROS:
@@ -62,9 +113,8 @@ class Market:
             raise ValueError(f"price_sigma (={self.price_sigma}) must be >= 0 and finite")
         if not 0 <= self.reserve_micros <= MAX_MICROS:
             raise ValueError(f"reserve_micros (={self.reserve_micros}) must be >= 0 and <= {MAX_MICROS}")
-        for shock in self.shocks:
-            if not 0 < shock.factor < math.inf:
-                raise ValueError(f"shock factor (={shock.factor}) must be > 0: 1.6 makes prices 60 % higher")
+        if not math.isfinite(self.follows_demand):
+            raise ValueError(f"follows_demand (={self.follows_demand}) must be finite: 0 leaves prices where they are")
 
 
 @helper

@@ -31,9 +31,11 @@ VALUE = 4  # campaign: what the opportunity is worth
 CREATIVE = 5  # campaign: which creative it shows
 CLICK = 6  # campaign: is the impression clicked
 CONVERSION = 7  # campaign: lanes 0, 1, 2, 3 are whether, when, of what value, and by which part of a mixed delay
+BUSTLE = 8  # market: by how much a tick is busier than expected
+DRIFT = 9  # market: the step of its price level
+REGIME = 10  # market: lanes 0 and 1 are whether a regime begins, lane 2 is its price level
 SEVERAL = 11  # campaign: lane 0 of number 0 is how many more; lanes 1, 2, 3 of number i are as above, for the i-th more
 REFUND = 12  # campaign: lanes 0, 1 of a conversion's number are whether it is refunded, and when
-CONVERSION = 7  # campaign: lanes 0, 1, 2 are whether, when and of what value
 EXPOSURE = 13  # campaign: is the slot it won seen
 AUDIENCE = 14  # market: to which audience does the person belong
 BOT = 15  # market: does a machine click the impression
@@ -102,6 +104,13 @@ def word(index: int, tick: int, purpose: int, key: Any) -> Any:
 def uniform(bits: Any) -> float:
     """The middle of a word's interval: in (0, 1), never an end."""
     return (np.float64(np.int64(bits)) + 0.5) * TO_UNIT
+
+
+@helper
+def fine_uniform(high: Any, low: Any) -> float:
+    """A uniform of 53 bits in (0, 1), never an end, from two words."""
+    upper, lower = np.float64(high >> np.uint64(5)), np.float64(low >> np.uint64(6))
+    return (upper * 67108864.0 + lower + 0.5) * 2.0**-53
 
 
 @helper
@@ -181,5 +190,4 @@ def fill_uniforms(out: Float64, keys: Any, first_tick: int, purpose: int) -> Non
     for t in range(out.shape[0]):
         for i in range(out.shape[1]):
             block = philox(np.uint64(0), np.uint64(first_tick + t), np.uint64(purpose), np.uint64(0), keys[i])
-            high, low = block[0] >> np.uint64(5), block[1] >> np.uint64(6)
-            out[t, i] = (np.float64(high) * 67108864.0 + np.float64(low) + 0.5) * 2.0**-53
+            out[t, i] = fine_uniform(block[0], block[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,8 @@ from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.events import CONVERSIONS, COUNTS, REVENUE, Events, Kind, Opportunities, Status, TickCounts
 from engine.policy import Batch
 from engine.units import Bool, Int64, TickGrid
-from sim.auction import Market, PriceShock, check_call
+from sim.auction import Market, check_call
+from sim.drift import log_levels
 from sim.exchange import (
     CONVERSION_COLUMNS,
     IMPRESSION_COLUMNS,
@@ -26,8 +26,8 @@ from sim.exchange import (
     stakes_of,
 )
 from sim.response import Response
-from sim.rng import ARRIVALS, fill_uniforms, keys_of
-from sim.traffic import Curves, poisson
+from sim.rng import keys_of
+from sim.traffic import Curves
 
 _HOUR_US = 3_600_000_000
 _INDEX_BITS, _KIND_BITS = 32, 2
@@ -99,6 +99,7 @@ class World:
         self._curves = Curves([spec.traffic for spec in self._specs], factory.grid)
         self._buyers = _buyers(self._set, factory.response.select(factory.campaigns, members), factory.seed)
         self._markets = self._columns()
+        self._log_level = log_levels(self._specs, self._curves.shape, self._markets.key)
         self._scratch = scratch_for(int(np.diff(self._markets.start).max(initial=0)))
         self._charged = np.zeros(len(members), dtype=np.int64)
         self._pending = np.empty((0, len(CONVERSION_COLUMNS)), dtype=np.int64)
@@ -151,20 +152,13 @@ class World:
             sigma=np.array([spec.price_sigma for spec in self._specs], dtype=np.float64),
             reserve=np.array([spec.reserve_micros for spec in self._specs], dtype=np.int64),
             first_price=np.array([spec.first_price for spec in self._specs], dtype=np.bool_),
-            log_level=np.log([[spec.level_micros for spec in self._specs]], dtype=np.float64),
+            log_level=np.empty((0, len(self._specs))),
             auctions=np.empty((0, len(self._specs)), dtype=np.int64),
         )
 
     def _open_markets(self, from_tick: int, to_tick: int) -> Markets:
-        shape = (to_tick - from_tick, len(self._specs))
-        uniforms = np.empty(shape)
-        fill_uniforms(uniforms, self._markets.key, from_tick, ARRIVALS)
-        log_level = np.repeat(self._markets.log_level, to_tick - from_tick, axis=0)
-        for m, spec in enumerate(self._specs):
-            for shock in spec.shocks:
-                log_level[_span(shock, from_tick), m] += math.log(shock.factor)
-        auctions = poisson(uniforms, self._curves.mean(from_tick, to_tick))
-        return self._markets._replace(log_level=log_level, auctions=auctions)
+        auctions = self._curves.arrivals(self._markets.key, from_tick, to_tick)
+        return self._markets._replace(log_level=self._log_level[from_tick:to_tick], auctions=auctions)
 
     def _settle(self, converted: Int64, to_tick: int) -> Int64:
         """Take the conversions that happen before a tick opens; those after stay pending."""
@@ -259,10 +253,6 @@ def clock(grid: TickGrid, from_tick: int, to_tick: int) -> Clock:
     return Clock(
         from_tick, grid.opens(from_tick), grid.tick_us, new_days(grid)[from_tick:to_tick], grid.opens(grid.ticks)
     )
-
-
-def _span(shock: PriceShock, from_tick: int) -> slice:
-    return slice(max(shock.from_tick - from_tick, 0), max(shock.to_tick - from_tick, 0))
 
 
 def new_days(grid: TickGrid) -> Bool:
