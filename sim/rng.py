@@ -28,6 +28,10 @@ VALUE = 4  # campaign: what the opportunity is worth
 CREATIVE = 5  # campaign: which creative it shows
 CLICK = 6  # campaign: is the impression clicked
 CONVERSION = 7  # campaign: lanes 0, 1, 2 are whether, when and of what value
+PERSON = 16  # market: whom the auction is about
+LOST = 17  # campaign: is the click's id lost
+MISHAP = 18  # recorded events, by their ids: what goes wrong with them
+ACTIVITY = 19  # audience: how active each of its people is
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
