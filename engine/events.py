@@ -124,9 +124,15 @@ def _column(dtype: str) -> Any:
 class Events(_Columns):
     """What happened, one row an event, ordered by (tick, event_time, id).
 
+<<<<<<< HEAD
     `event_high` and `event_low` are the 128-bit id; `click_high` and `click_low` name the click that a conversion is
     attributed to, and that of the conversion that a refund takes back (zero for the other kinds). `price_micros` is the
     charge, on the event that is charged for; `value_micros` what a conversion is worth, or a refund gives back.
+=======
+    `event_high` and `event_low` are the 128-bit id; `click_high` and `click_low` name the click a conversion is
+    attributed to (zero for the other kinds). `price_micros` is the charge, on the event that is charged for.
+    `ingest_time` is when the event became known: the event's own time, unless it came late.
+>>>>>>> people
     """
 
     kind: NDArray[Any] = _column("uint8")
@@ -135,10 +141,15 @@ class Events(_Columns):
     campaign: NDArray[Any] = _column("int32")
     cell: NDArray[Any] = _column("int32")  # creative and audience, as an index over the set's cells
     event_time: Int64 = _column("int64")  # µs since the epoch, UTC
+    ingest_time: Int64 = _column("int64")  # likewise
     price_micros: Int64 = _column("int64")
     value_micros: Int64 = _column("int64")
     click_high: Int64 = _column("int64")
     click_low: Int64 = _column("int64")
+
+    def order(self) -> Int64:
+        """The rows in order of (event_time, id), the copies of an event as they became known; int64[rows]."""
+        return np.lexsort((self.ingest_time, self.event_low, self.event_high, self.event_time))
 
 
 @dataclass(frozen=True)
@@ -163,6 +174,28 @@ class Opportunities(_Columns):
     conversion_if_won: NDArray[Any] = _column("uint8")
     conversion_time: Int64 = _column("int64")  # µs since the epoch; 0 where there is no conversion
     conversion_value_micros: Int64 = _column("int64")
+
+
+def deduplicated(events: Events) -> Events:
+    """One row per (kind, id), whatever the order in which they come.
+
+    Of several, the one of the smallest (event_time, payload) stays, the payload being all other columns in the
+    schema's order; of equal ones the one that became known first.
+    """
+    payload = (
+        events.campaign,
+        events.cell,
+        events.price_micros,
+        events.value_micros,
+        events.click_high,
+        events.click_low,
+    )
+    smallest_last = (events.ingest_time, *reversed(payload), events.event_time)
+    rows = events.take(np.lexsort((*smallest_last, events.event_low, events.event_high, events.kind)))
+    key = np.stack((rows.kind.astype(np.int64), rows.event_high, rows.event_low), axis=1)
+    first = np.append(True, (key[1:] != key[:-1]).any(axis=1))[: len(rows)]
+    unique = rows.take(first)
+    return unique.take(unique.order())
 
 
 def fold(events: Events, grid: TickGrid, first_tick: int, ticks: int, cells: int) -> TickCounts:

@@ -41,10 +41,10 @@ def nearest_micros(amounts: ArrayLike) -> Int64:
     return np.rint(np.asarray(amounts, dtype=np.float64)).astype(np.int64)
 
 
-def equal_shares(parts: int) -> Int64:
-    """Split 1,000,000 ppm into `parts` integers that differ by at most one and sum exactly."""
-    shares = np.full(parts, PPM // parts, dtype=np.int64)
-    shares[: PPM % parts] += 1
+def equal_shares(parts: int, whole: int = PPM) -> Int64:
+    """Split a whole, 1,000,000 ppm if not told, into integers that differ by at most one, the first the larger."""
+    shares = np.full(parts, whole // parts, dtype=np.int64)
+    shares[: whole % parts] += 1
     return shares
 
 

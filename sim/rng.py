@@ -39,6 +39,10 @@ REFUND = 12  # campaign: lanes 0, 1 of a conversion's number are whether it is r
 EXPOSURE = 13  # campaign: is the slot it won seen
 AUDIENCE = 14  # market: to which audience does the person belong
 BOT = 15  # market: does a machine click the impression
+PERSON = 16  # market: whom the auction is about
+LOST = 17  # campaign: is the click's id lost
+ACTIVITY = 19  # audience: how active each of its people is
+MISHAP = 18  # recorded events, by their ids: what goes wrong with them
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

@@ -20,6 +20,7 @@ WORD = pa.dictionary(pa.int32(), pa.string())
 EVENTS = pa.schema(
     [
         ("event_time", TIME),
+        ("ingest_time", TIME),  # when it became known
         ("kind", WORD),
         ("event_id", pa.string()),  # 128 bits, hexadecimal
         ("campaign", WORD),
@@ -58,6 +59,7 @@ def event_columns(events: Events, campaigns: CampaignSet) -> dict[str, Any]:
     click = identifiers(events.click_high, events.click_low)
     return {
         "event_time": times(events.event_time),
+        "ingest_time": times(events.ingest_time),
         "kind": words(events.kind, [kind.name.lower() for kind in Kind]),
         "event_id": identifiers(events.event_high, events.event_low),
         "campaign": words(events.campaign, campaigns.ids),
@@ -102,7 +104,7 @@ def in_order(parts: Sequence[Any]) -> Any:
     rows = type(parts[0]).concatenate(list(parts))
     if isinstance(rows, Opportunities):
         return rows.take(np.lexsort((rows.campaign, rows.index, rows.market, rows.tick)))
-    return rows.take(np.lexsort((rows.event_low, rows.event_high, rows.event_time)))
+    return rows.take(rows.order())
 
 
 def times(event_times: NDArray[Any]) -> pa.Array:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.events import COUNTS, Events, Kind, Opportunities, TickCounts, fold
+from engine.events import COUNTS, Events, Kind, Opportunities, TickCounts, deduplicated, fold
 from engine.units import TickGrid
 
 GRID = TickGrid(datetime(2025, 6, 1), 30, 4)
@@ -58,6 +58,39 @@ def test_fold_of_parts_adds_up() -> None:
     early, late = happened.take(np.arange(40)), happened.take(np.arange(40, 100))
     parts = fold(early, GRID, 0, 4, 2).values + fold(late, GRID, 0, 4, 2).values
     assert np.array_equal(parts, fold(Events.concatenate([early, late]), GRID, 0, 4, 2).values)
+
+
+def named(rows: list[tuple[Kind, int, int, int, int, int]]) -> Events:
+    """Events of (kind, id's halves, µs after the run's opening, price, µs until it was known)."""
+    columns = events([(kind, 0, at, price, 0) for kind, _, _, at, price, _ in rows]).columns()
+    columns["event_high"], columns["event_low"], known = (
+        np.array([row[place] for row in rows], dtype=np.int64) for place in (1, 2, 5)
+    )
+    columns["ingest_time"] = columns["event_time"] + known
+    return Events(**columns)
+
+
+def test_of_the_rows_of_one_id_the_smallest_time_and_then_payload_stays_and_of_equals_the_first_known() -> None:
+    told = named(
+        [
+            (Kind.CLICK, 1, 2, 50, 3, 9),
+            (Kind.CLICK, 1, 2, 40, 8, 9),
+            (Kind.CLICK, 1, 2, 40, 7, 30),
+            (Kind.CLICK, 1, 2, 40, 7, 20),
+            (Kind.IMPRESSION, 1, 2, 60, 0, 0),  # another kind, another event
+            (Kind.CLICK, 2, 2, 10, 0, 0),
+            (Kind.CLICK, 1, -1, 10, 0, 0),
+        ]
+    )
+    expected = told.take(np.array([6, 5, 3, 4])).columns()
+    for seed in range(20):
+        shuffled = told.take(np.random.default_rng(seed).integers(0, 7, 60))  # any order, any number of copies
+        missing = Events.concatenate([shuffled, told.take(np.random.default_rng(seed).permutation(7))])
+        kept = deduplicated(missing).columns()
+        assert {name: column.tolist() for name, column in kept.items()} == {
+            name: column.tolist() for name, column in expected.items()
+        }
+    assert len(deduplicated(Events.empty())) == 0
 
 
 def test_cells_of_a_campaign_are_summed() -> None:

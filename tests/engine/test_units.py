@@ -18,6 +18,7 @@ def test_floor_rounds_a_bid_down_and_nearest_rounds_halves_to_even() -> None:
 def test_equal_shares_sum_exactly_and_differ_by_at_most_one(parts: int) -> None:
     shares = equal_shares(parts)
     assert (shares.size, shares.sum(), shares.max() - shares.min() <= 1) == (parts, PPM, True)
+    assert equal_shares(3, 200_000).tolist() == [66_667, 66_667, 66_666]
 
 
 def test_event_time_and_back() -> None:
