@@ -124,15 +124,10 @@ def _column(dtype: str) -> Any:
 class Events(_Columns):
     """What happened, one row an event, ordered by (tick, event_time, id).
 
-<<<<<<< HEAD
     `event_high` and `event_low` are the 128-bit id; `click_high` and `click_low` name the click that a conversion is
     attributed to, and that of the conversion that a refund takes back (zero for the other kinds). `price_micros` is the
     charge, on the event that is charged for; `value_micros` what a conversion is worth, or a refund gives back.
-=======
-    `event_high` and `event_low` are the 128-bit id; `click_high` and `click_low` name the click a conversion is
-    attributed to (zero for the other kinds). `price_micros` is the charge, on the event that is charged for.
     `ingest_time` is when the event became known: the event's own time, unless it came late.
->>>>>>> people
     """
 
     kind: NDArray[Any] = _column("uint8")
