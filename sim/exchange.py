@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from engine.campaigns import ControlState
 from engine.events import BIDS, CLICKS, IMPRESSIONS, OPPORTUNITIES, SPEND
 from engine.units import MAX_MICROS, PPM, Bool, Float64, Int64
-from sim.auction import UNREACHABLE, bid_for, charge, most_charged, per_click
+from sim.auction import UNREACHABLE, bid_for, charge, most_charged
 from sim.draws import Block, block_for, draw_audiences, draw_cells, draw_prices, draw_reach, draw_values
 from sim.kernel import helper, inner, kernel
 from sim.response import is_click, predicted_ctr
@@ -75,7 +75,8 @@ class Stakes(NamedTuple):
     paused: Bool  # bool[t, n], or [1, n] if it never changes: paused, or without a creative to show
     share: Float64  # float64[t, c], or [1, c]: thresholds of each creative, those before it and this one together
     least: Int64  # int64[n], no entered bid can cost less; with less budget than this a campaign is out
-    most: Float64  # float64[n], no bid is more, in micros per opportunity
+    highest: Float64  # float64[n], the highest bid for any audience
+    most: Float64  # float64[n], no bid for an opportunity is more, whatever it is worth; infinite where none may be made
 
 
 class Clock(NamedTuple):
@@ -106,7 +107,6 @@ class Room(NamedTuple):
     best_seat: Int64  # int64[slots + 1], the best entered seats of one auction
     best_bid: Int64  # int64[slots + 1]
     best_value: Float64  # float64[slots + 1]
-    shown: Int64  # int64[cells], impressions before the tick
 
 
 OUT, UNSURE, SURE = 0, 1, 2
@@ -143,6 +143,7 @@ def stakes_of(buyers: Buyers, controls: ControlState, eligible: Bool) -> Stakes:
         paused=controls.paused | idle,
         share=share,
         least=np.minimum(least, UNREACHABLE).astype(np.int64),
+        highest=highest.astype(np.float64),
         most=np.where(sure, highest * high, np.inf),
     )
 
@@ -171,7 +172,6 @@ def room_for(seats: int, slots: int, cells: int) -> Room:
         best_seat=np.zeros(slots + 1, dtype=np.int64),
         best_bid=np.zeros(slots + 1, dtype=np.int64),
         best_value=np.zeros(slots + 1),
-        shown=np.zeros(cells, dtype=np.int64),
     )
 
 
@@ -189,7 +189,6 @@ def _open_tick(
     buyers: Buyers,
     stakes: Stakes,
     past: Past,
-    counts: Int64,
     new_day: bool,  # noqa: FBT001 - likewise
     at: int,
 ) -> None:
@@ -204,21 +203,22 @@ def _open_tick(
             if buyers.wear[cell] > 0:
                 past.frequency[cell] *= buyers.decay[cell]
                 ctr *= (1.0 + past.frequency[cell]) ** -buyers.wear[cell]
-                room.shown[cell] = counts[cell, IMPRESSIONS]
             room.ctr[cell] = ctr
             worst = min(worst, ctr)
-        room.most[s] = _most(stakes.most[c], worst * buyers.discount[c], buyers.per_click[c])
+        room.most[s] = _most(stakes.highest[c], stakes.most[c], worst * buyers.discount[c], buyers.per_click[c])
         remaining = stakes.budget[c] - past.charged[c]
         room.stance[s] = _stance(stakes.paused[min(at, stakes.paused.shape[0] - 1), c], remaining, stakes.least[c], room.most[s])
 
 
 @helper
-def _most(per_opportunity: float, worst_ctr: float, charged_per_click: bool) -> int:  # noqa: FBT001 - likewise
-    """The most that winning can cost; beyond reach where no bound is known."""
-    if not per_opportunity * (1 + 1e-9) + 1 < UNREACHABLE:
-        return UNREACHABLE
-    bid = np.int64(per_opportunity * (1 + 1e-9) + 1)
-    return per_click(bid, min(worst_ctr, 1.0)) if charged_per_click else bid  # type: ignore[return-value]
+def _most(highest: float, per_opportunity: float, worst_ctr: float, charged_per_click: bool) -> int:  # noqa: FBT001 - likewise
+    """The most that winning can cost; beyond reach where no bound is known.
+
+    A click costs bid · value / predicted CTR, in which the value cancels unless the prediction is capped at 1.
+    """
+    most = max(per_opportunity, highest / worst_ctr) if charged_per_click else per_opportunity
+    bound = most * (1 + 1e-9) + 1
+    return np.int64(bound) if bound < UNREACHABLE else UNREACHABLE  # type: ignore[return-value]
 
 
 @inner
@@ -232,8 +232,7 @@ def _close_tick(
         for cell in range(buyers.cell_start[c], buyers.cell_start[c + 1]):
             bought += counts[cell, IMPRESSIONS]
             if buyers.wear[cell] > 0:
-                seen = counts[cell, IMPRESSIONS] - room.shown[cell]
-                past.frequency[cell] += np.float64(seen) / buyers.people[cell]
+                past.frequency[cell] += np.float64(counts[cell, IMPRESSIONS]) / buyers.people[cell]
     if markets.strength[m] != 0 and auctions > 0:
         stays = markets.persistence[m]
         past.pressure[m] = stays * past.pressure[m] + (1.0 - stays) * np.float64(bought) / np.float64(auctions)
@@ -308,10 +307,10 @@ def _enter(
     slots: int,
     note_bids: bool,  # noqa: FBT001 - likewise
 ) -> Any:
-    """Enter the listed campaigns of a market into one auction; the best `slots + 1` of them, in falling order, stand in
-    `room.best_*` (ties go to the lower position). Returns how many those are.
+    """Enter the listed campaigns of a market into one auction, and return how many of the best are known.
 
-    Campaigns that are unsure of their budget are judged, and counted if they enter.
+    The best `slots + 1`, in falling order of their bids (ties go to the lower position), are in `room.best_*`. Campaigns
+    that are unsure of their budget are judged, and counted if they enter.
     """
     block = room.block
     found: Any = np.int64(0)
@@ -422,7 +421,7 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
             auctions = markets.auctions[t, m]
             bots = markets.bots[min(t, markets.bots.shape[0] - 1), m]
             log_level = markets.log_level[t, m] + markets.strength[m] * past.pressure[m]
-            _open_tick(room, seat, buyers, stakes, past, counts[t], clock.new_day[t], t)
+            _open_tick(room, seat, buyers, stakes, past, clock.new_day[t], t)
 
             for start in range(0, auctions, longest):
                 size = min(longest, auctions - start)

@@ -1,17 +1,16 @@
-"""What people do after an impression: click, convert later, be worth something."""
+"""What people do with an impression: they click it, or not, and get tired of it."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from engine.campaigns import CampaignSet
-from engine.units import MAX_MICROS, Float64, Int64
-from sim.kernel import helper, kernel
-from sim.rng import CONVERSION, TO_UNIT, normal, philox, uniform
+from engine.campaigns import CampaignSet, places_of
+from engine.units import Float64, Int64
+from sim.kernel import helper
+from sim.rng import TO_UNIT
 
 
 @dataclass(frozen=True)
@@ -22,54 +21,61 @@ class Response:
         float64[n], probability that an auction of the market reaches the campaign.
     value_sigma:
         float64[n], log standard deviation of the value of an opportunity relative to the reference opportunity.
+    correlation:
+        float64[n], of that value and the best competitor's price (Gaussian copula), in (-1, 1).
     ctr:
-        float64[c], click probability of a creative's impression, on average over opportunities.
-    cvr:
-        float64[n], probability that a click converts.
-    delay_hours:
-        float64[n], mean of the exponential delay from click to conversion.
-    value_micros, conversion_sigma:
-        float64[n], mean and log standard deviation of a conversion's log-normal value.
+        float64[c], click probability of a creative's impression, on average over opportunities, while it is new.
+    wear:
+        float64[c], exponent k ≥ 0 by which a creative wears out: its click probability is ctr · (f + 1)^−k, f being its
+        frequency, impressions per person of the audience, as far as they are not forgotten. The power law of forgetting
+        and of repeated exposure, see docs/world.md; 0 does not wear out.
+    rest_hours:
+        float64[c], half-life of that memory: after so many hours without an impression half of the frequency is gone.
     """
 
     reach: Float64
     value_sigma: Float64
+    correlation: Float64
     ctr: Float64
-    cvr: Float64
-    delay_hours: Float64
-    value_micros: Float64
-    conversion_sigma: Float64
+    wear: Float64
+    rest_hours: Float64
 
     def __post_init__(self) -> None:
-        for name in ("reach", "ctr", "cvr"):
-            column = getattr(self, name)
-            if not ((column >= 0) & (column <= 1)).all():
-                raise ValueError(f"{name} (={column[~((column >= 0) & (column <= 1))][0]}) must be in [0, 1]")
-        for name in ("value_sigma", "delay_hours", "value_micros", "conversion_sigma"):
-            column = getattr(self, name)
-            if not ((column >= 0) & np.isfinite(column)).all():
-                raise ValueError(
-                    f"{name} (={column[~((column >= 0) & np.isfinite(column))][0]}) must be >= 0 and finite"
-                )
+        for name in ("reach", "ctr"):
+            _check(name, getattr(self, name), 0, 1, "be in [0, 1]")
+        for name in ("value_sigma", "wear"):
+            _check(name, getattr(self, name), 0, np.finfo(np.float64).max, "be >= 0 and finite")
+        _check("rest_hours", self.rest_hours, _LEAST_REST, np.inf, f"be >= {_LEAST_REST}")
+        _check("correlation", self.correlation, -_LARGEST, _LARGEST, f"be in [-{_LARGEST}, {_LARGEST}]")
 
     def check_size(self, campaigns: CampaignSet) -> None:
         """Refuse columns of another length than the set has campaigns, or creatives."""
         for column in fields(self):
-            size, wanted = len(getattr(self, column.name)), campaigns.cells if column.name == "ctr" else len(campaigns)
+            per_creative = column.name in _PER_CREATIVE
+            size, wanted = len(getattr(self, column.name)), len(campaigns.creatives) if per_creative else len(campaigns)
             if size != wanted:
                 raise ValueError(f"{column.name} (of length {size}) must be of length {wanted}, as in the campaign set")
 
     def select(self, campaigns: CampaignSet, members: Int64) -> Response:
         """The response to some campaigns of the set."""
+        creatives = places_of(campaigns.creative_start, members)
         return Response(
-            self.reach[members],
-            self.value_sigma[members],
-            self.ctr[campaigns.cells_of(members)],
-            self.cvr[members],
-            self.delay_hours[members],
-            self.value_micros[members],
-            self.conversion_sigma[members],
+            **{
+                column.name: getattr(self, column.name)[creatives if column.name in _PER_CREATIVE else members]
+                for column in fields(self)
+            }
         )
+
+
+_PER_CREATIVE = ("ctr", "wear", "rest_hours")
+_LEAST_REST = 0.01
+_LARGEST = 0.999
+
+
+def _check(name: str, column: Float64, low: float, high: float, rule: str) -> None:
+    right = (column >= low) & (column <= high)
+    if not right.all():
+        raise ValueError(f"{name} (={column[~right][0]}) must {rule}")
 
 
 @helper
@@ -85,16 +91,3 @@ def predicted_ctr(ctr: float, value: float, discount: float) -> float:
 def is_click(word: Any, probability: float) -> bool:
     """Whether the impression is clicked."""
     return bool(np.float64(np.int64(word)) * TO_UNIT < probability)
-
-
-@kernel
-def conversion_of(
-    key: Any, index: int, tick: int, clicked: int, cvr: float, delay_us: float, value_micros: float, sigma: float
-) -> Any:
-    """Whether the click at event time `clicked` converts, when, and for how many micros."""
-    block = philox(np.uint64(index), np.uint64(tick), np.uint64(CONVERSION), np.uint64(0), key)
-    if np.float64(np.int64(block[0])) * TO_UNIT >= cvr:
-        return False, np.int64(0), np.int64(0)
-    happens = clicked + np.int64(-math.log(uniform(block[1])) * delay_us)
-    value = value_micros * math.exp(sigma * normal(uniform(block[2])) - 0.5 * sigma * sigma)
-    return True, happens, np.int64(np.rint(min(value, float(MAX_MICROS))))

@@ -42,6 +42,7 @@ BOT = 15  # market: does a machine click the impression
 PERSON = 16  # market: whom the auction is about
 LOST = 17  # campaign: is the click's id lost
 ACTIVITY = 19  # audience: how active each of its people is
+OUTAGE = 20  # campaign: is the conversion reported while tracking is out
 MISHAP = 18  # recorded events, by their ids: what goes wrong with them
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

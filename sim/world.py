@@ -1,36 +1,39 @@
-"""The simulated world: the markets of a set of campaigns, as an `EventSource`."""
+"""The simulated world: the markets of a set of campaigns, as an `EventSource`.
+
+Its stages follow each other, each a room of its own: traffic and price level (`sim.traffic`, `sim.drift`), auctions
+(`sim.exchange`), what follows clicks (`sim.conversions`), who was reached (`sim.people`), and to whom conversions are
+credited (`sim.attribution`). Between them travel tables of whole numbers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
-from engine.events import CONVERSIONS, COUNTS, REVENUE, Events, Kind, Opportunities, Status, TickCounts
+from engine.events import CONVERSIONS, COUNTS, PEOPLE, REFUNDS, REVENUE, Events, Opportunities, TickCounts
 from engine.policy import Batch
 from engine.units import Bool, Int64, TickGrid
+from sim.attribution import BOOKING_COLUMNS, Attribution, Attributor, truth_counts
 from sim.auction import Market, check_call
+from sim.conversions import CLICK_COLUMNS, CONVERSION_COLUMNS, Conversions, after_of, conversions_of, refunds_of
 from sim.drift import log_levels
-from sim.exchange import (
-    CONVERSION_COLUMNS,
-    IMPRESSION_COLUMNS,
-    OPPORTUNITY_COLUMNS,
-    Buyers,
-    Clock,
-    Markets,
-    hold,
-    scratch_for,
-    stakes_of,
-)
+from sim.exchange import Buyers, Clock, Markets, Past, hold, room_for, stakes_of
+from sim.mishaps import Mishap, spoil
+from sim.people import Audience, Reach, people_of, persons_of
+from sim.recording import Recorder
 from sim.response import Response
-from sim.rng import keys_of
+from sim.rng import key_of, keys_of
 from sim.traffic import Curves
+from sim.troubles import Factors, Troubles, reported
 
 _HOUR_US = 3_600_000_000
-_INDEX_BITS, _KIND_BITS = 32, 2
+_CAMPAIGN, _CELL, _TICK, _TIME = (CLICK_COLUMNS.index(name) for name in ("campaign", "cell", "tick", "time"))
+_VALUE = CONVERSION_COLUMNS.index("value")
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,16 @@ class WorldFactory:
         Of the whole run.
     markets:
         The specification of every market, aligned with `campaigns.markets`.
-    response:
-        Columns over the whole run's campaigns and cells.
+    response, conversions:
+        Columns over the whole run's campaigns and creatives.
+    people:
+        The account's audiences, as far as their people are counted.
+    attribution:
+        How conversions are credited; None: each to the campaign that caused it.
+    troubles:
+        What goes wrong, and when.
+    mishaps:
+        What goes wrong with recorded events.
     record_events, record_opportunities:
         What to emit beside the counts. Recording changes no draw.
     """
@@ -54,6 +65,11 @@ class WorldFactory:
     seed: int
     markets: tuple[Market, ...]
     response: Response
+    conversions: Conversions
+    people: tuple[Audience, ...] = ()
+    attribution: Attribution | None = None
+    troubles: Troubles = Troubles()
+    mishaps: tuple[Mishap, ...] = ()
     record_events: bool = False
     record_opportunities: bool = False
 
@@ -63,18 +79,76 @@ class WorldFactory:
                 f"markets (={len(self.markets)}) must be {len(self.campaigns.markets)}, as in the campaign set"
             )
         self.response.check_size(self.campaigns)
+        if len(self.conversions) != len(self.campaigns):
+            raise ValueError(f"conversions (of length {len(self.conversions)}) must be of length {len(self.campaigns)}")
+        self._check_segments()
+        if self.record_opportunities:
+            self._check_recordable()
+
+    def _check_segments(self) -> None:
+        known = [audience.name for audience in self.people]
+        told_apart = self.campaigns.audiences or ((),) * len(self.markets)
+        for name, market, audiences in zip(self.campaigns.markets, self.markets, told_apart, strict=True):
+            if len(market.segments) != max(len(audiences), 1):
+                raise ValueError(
+                    f"market {name} has {len(market.segments)} segments: they must be its {len(audiences)} audiences"
+                )
+            for segment in market.segments:
+                if segment.audience is not None and segment.audience not in known:
+                    raise ValueError(f"audience (={segment.audience}) of market {name} must be among the people: add it")
+        counted = np.array([all(each.audience for each in market.segments) for market in self.markets], dtype=np.bool_)
+        wearing = (self.response.wear > 0) & ~counted[self.campaigns.market[self.campaigns.creative_campaign]]
+        if wearing.any() or (self.attribution is not None and not counted.all()):
+            what = "attribution" if not wearing.any() else "a creative that wears out"
+            raise ValueError(f"{what} needs to know the people of its markets: say how many there are")
+
+    def _check_recordable(self) -> None:
+        """An opportunity is recorded as the one price that wins it, and as one conversion that would follow."""
+        slots = max((len(market.exposure) for market in self.markets), default=1)
+        seen = min((market.exposure[0] for market in self.markets), default=1.0)
+        several = self.conversions.per_click.max(initial=1) > 1
+        refunded = self.conversions.refund_rate.max(initial=0) > 0
+        worn = self.response.wear.max(initial=0) > 0
+        troubled = self.troubles != Troubles() or any(market.bots for market in self.markets)
+        if slots > 1 or seen < 1 or several or refunded or worn or troubled or self.attribution is not None:
+            raise ValueError(
+                "opportunities cannot be recorded where one has several slots or a slot that may not be seen, several "
+                "conversions or refunds, creatives that wear out, attribution or troubles: record events instead"
+            )
+
+    @property
+    def joined(self) -> Int64:
+        """A number for every market, equal where their campaigns are credited for the same people's conversions."""
+        group = np.arange(len(self.markets))
+        if self.attribution is None:
+            return group
+        first: dict[str | None, int] = {}
+        for place, market in enumerate(self.markets):
+            for segment in market.segments:
+                other = first.setdefault(segment.audience, place)
+                group[group == group[place]] = group[other]
+        return group
 
     def __call__(self, members: Int64) -> World:
-        """The world of the campaigns at these ascending positions, which are all those of their markets."""
+        """The world of the campaigns at these ascending positions, which are all those of their joined markets."""
         return World(self, np.asarray(members, dtype=np.int64))
+
+
+class WorldState(NamedTuple):
+    """What a world remembers between calls: nothing that grows with the run."""
+
+    past: Past
+    conversions: Int64  # those still to come
+    refunds: Int64  # likewise
+    reach: NDArray[Any] | None
+    attribution: Any
 
 
 class World:
     """The markets of some campaigns of a run.
 
-    Between calls it holds what each campaign has been charged in its budget period and the conversions still to come,
-    and nothing that grows with the run. Every draw belongs to a market's or a campaign's id, so neither the grouping of
-    markets into worlds nor the span of a call changes a byte of the outcome.
+    Every draw belongs to a market's, a campaign's or an audience's id, so neither the grouping of markets into worlds
+    nor the span of a call changes a byte of the outcome.
 
     Parameters
     ----------
@@ -88,193 +162,144 @@ class World:
 
     def __init__(self, factory: WorldFactory, members: Int64) -> None:
         self._factory = factory
-        self._members = members
         self._set = factory.campaigns.select(members)
-        self._cells = factory.campaigns.cells_of(members)
-        self._numbers = np.unique(self._set.market)  # global positions of this world's markets
-        split = np.isin(factory.campaigns.market, self._numbers).sum() - len(members)
+        numbers = np.unique(self._set.market)  # global positions of this world's markets
+        joined = factory.joined
+        ours = np.isin(joined, joined[numbers])
+        split = ours[factory.campaigns.market].sum() - len(members)
         if split:
             raise ValueError(f"members must hold whole markets: {split} campaigns of theirs are missing")
-        self._specs = [factory.markets[number] for number in self._numbers]
+        self._specs = [factory.markets[number] for number in numbers]
         self._curves = Curves([spec.traffic for spec in self._specs], factory.grid)
-        self._buyers = _buyers(self._set, factory.response.select(factory.campaigns, members), factory.seed)
-        self._markets = self._columns()
+        response = factory.response.select(factory.campaigns, members)
+        self._buyers = _buyers(self._set, response, self._specs, numbers, factory)
+        self._markets = _markets(self._set, self._specs, numbers, factory)
         self._log_level = log_levels(self._specs, self._curves.shape, self._markets.key)
-        self._scratch = scratch_for(int(np.diff(self._markets.start).max(initial=0)))
-        self._charged = np.zeros(len(members), dtype=np.int64)
+        cells = self._set.cells
+        most = int(np.diff(self._markets.start).max(initial=0))
+        self._room = room_for(most, max((len(spec.exposure) for spec in self._specs), default=1), cells)
+        self._past = Past(np.zeros(len(members), dtype=np.int64), np.zeros(cells), np.zeros(len(self._specs)))
+        self._follow_clicks(factory.conversions.select(members), members)
+        self._recorder = Recorder(
+            numbers, members, factory.campaigns.cells_of(members), self._buyers.per_click
+        )
+        self._count_people(numbers, joined)
+
+    def _follow_clicks(self, conversions: Conversions, members: Int64) -> None:
+        """What the stages after a click need, per campaign and cell."""
+        campaigns, troubles = self._set, self._factory.troubles
+        self._after = after_of(conversions, self._buyers.key)
+        owner, segment = campaigns.cell_campaign, _segments(campaigns, self._specs)
+        self._rate = conversions.rate[owner] * [each.cvr for each in segment]
+        self._worth = conversions.value_micros[owner] * [each.value for each in segment]
+        self._rates = Factors(troubles.rates, members)
+        self._reports = Factors(troubles.reports, members)
+        creatives = np.concatenate([self._factory.campaigns.creatives_of(members)])
+        self._approvals = Factors(troubles.approvals, creatives)
         self._pending = np.empty((0, len(CONVERSION_COLUMNS)), dtype=np.int64)
+        self._refunds = np.empty((0, len(CONVERSION_COLUMNS)), dtype=np.int64)
+
+    def _count_people(self, numbers: Int64, joined: Int64) -> None:
+        """Who the people are, as far as anybody counts them."""
+        factory, campaigns = self._factory, self._set
+        self._reach: Reach | None = None
+        self._attributor: Attributor | None = None
+        names = [audience.name for audience in factory.people]
+        segments = _segments(campaigns, self._specs)
+        self._audience = np.array(
+            [-1 if each.audience is None else names.index(each.audience) for each in segments], dtype=np.int64
+        )
+        if not (self._audience >= 0).any():
+            return
+        self._people = people_of(factory.people, factory.seed)
+        everybody = int(self._people.first[-1])
+        self._reach = Reach(len(campaigns), everybody)
+        if factory.attribution is not None:
+            self._attributor = Attributor(
+                factory.attribution, self._buyers.key, joined[numbers], campaigns.cells, everybody
+            )
 
     def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
         """Hold the auctions of the ticks [from_tick, to_tick) under the members' controls."""
-        grid = self._factory.grid
+        grid, factory = self._factory.grid, self._factory
         check_call(grid, from_tick, to_tick, controls, self._set)
         counts = np.zeros((to_tick - from_tick, self._set.cells, len(COUNTS)), dtype=np.int64)
         markets = self._open_markets(from_tick, to_tick)
-        converted, impressions, opportunities, qualities = hold(
+        clicks, impressions, opportunities, qualities = hold(
             markets,
             self._buyers,
-            stakes_of(self._buyers, controls),
+            stakes_of(self._buyers, controls, self._approvals.over(from_tick, to_tick) > 0),
             clock(grid, from_tick, to_tick),
-            self._charged,
+            self._past,
             counts,
-            self._scratch,
-            (self._factory.record_events, self._factory.record_opportunities),
+            self._room,
+            (factory.record_events or self._reach is not None, factory.record_opportunities),
         )
-        conversions = self._settle(converted, to_tick)
-        at = grid.tick_of(conversions[:, _TIME]) - from_tick
-        np.add.at(counts[:, :, CONVERSIONS], (at, conversions[:, _CELL]), 1)
-        np.add.at(counts[:, :, REVENUE], (at, conversions[:, _CELL]), conversions[:, _VALUE])
+        self._meet(impressions, counts, from_tick)
+        conversions, refunds, truth = self._settle(clicks, counts, from_tick, to_tick)
         return Batch(
             TickCounts(from_tick, counts),
-            self._events(impressions, conversions),
+            self._events(impressions, conversions, refunds),
             self._opportunities(opportunities, qualities),
             int(markets.auctions.sum()),
+            truth,
         )
 
-    def state(self) -> tuple[Int64, Int64]:
-        """What each campaign has been charged in its budget period, and the conversions still to come."""
-        return self._charged.copy(), self._pending.copy()
+    def state(self) -> WorldState:
+        """What was charged in the budget period, seen, felt, and is still to come."""
+        past = Past(*(column.copy() for column in self._past))
+        reach = None if self._reach is None else self._reach.state()
+        attribution = None if self._attributor is None else self._attributor.state()
+        return WorldState(past, self._pending.copy(), self._refunds.copy(), reach, attribution)
 
-    def restore(self, state: tuple[Int64, Int64]) -> None:
+    def restore(self, state: WorldState) -> None:
         """Go back to a state: what follows is then as it was, or would have been."""
-        charged, pending = state
-        self._charged, self._pending = charged.copy(), pending.copy()
-
-    def _columns(self) -> Markets:
-        """What stays as it is over the run; price level and auctions are for a span to fill in."""
-        seat = np.argsort(self._set.market, kind="stable").astype(np.int64)
-        start = np.append(np.searchsorted(self._set.market[seat], self._numbers), seat.size).astype(np.int64)
-        names = [self._factory.campaigns.markets[number] for number in self._numbers]
-        return Markets(
-            key=keys_of(self._factory.seed, "market", names),
-            start=start,
-            seat=seat,
-            sigma=np.array([spec.price_sigma for spec in self._specs], dtype=np.float64),
-            reserve=np.array([spec.reserve_micros for spec in self._specs], dtype=np.int64),
-            first_price=np.array([spec.first_price for spec in self._specs], dtype=np.bool_),
-            log_level=np.empty((0, len(self._specs))),
-            auctions=np.empty((0, len(self._specs)), dtype=np.int64),
-        )
+        self._past = Past(*(column.copy() for column in state.past))
+        self._pending, self._refunds = state.conversions.copy(), state.refunds.copy()
+        if self._reach is not None:
+            self._reach.restore(state.reach)
+        if self._attributor is not None:
+            self._attributor.restore(state.attribution)
 
     def _open_markets(self, from_tick: int, to_tick: int) -> Markets:
         auctions = self._curves.arrivals(self._markets.key, from_tick, to_tick)
-        return self._markets._replace(log_level=self._log_level[from_tick:to_tick], auctions=auctions)
+        bots = self._markets.bots[from_tick:to_tick] if len(self._markets.bots) > 1 else self._markets.bots
+        return self._markets._replace(log_level=self._log_level[from_tick:to_tick], auctions=auctions, bots=bots)
 
-    def _settle(self, converted: Int64, to_tick: int) -> Int64:
-        """Take the conversions that happen before a tick opens; those after stay pending."""
-        waiting = np.concatenate((self._pending, converted))
-        due = self._factory.grid.tick_of(waiting[:, _TIME]) < to_tick
-        self._pending = waiting[~due]
-        return waiting[due]
+    def _meet(self, impressions: Int64, counts: Int64, from_tick: int) -> None:
+        """Count the people who are reached for the first time."""
+        if self._reach is None:
+            return
+        counted = impressions[self._audience[impressions[:, _CELL]] >= 0]
+        new = counted[self._reach.update(counted, self._persons(counted))]
+        np.add.at(counts[:, :, PEOPLE], (new[:, _TICK] - from_tick, new[:, _CELL]), 1)
 
-    def _events(self, impressions: Int64, conversions: Int64) -> Events:
-        if not self._factory.record_events:
-            return Events.empty()
-        row = {name: impressions[:, at] for at, name in enumerate(IMPRESSION_COLUMNS)}
-        per_click = self._buyers.per_click[row["campaign"]]
-        price, zero = row["price"], np.zeros(len(impressions), dtype=np.int64)
-        high, low = self._event_id(row["market"], row["campaign"], row["tick"], row["index"])
-        seen = Events(
-            kind=np.full(len(impressions), Kind.IMPRESSION, dtype=np.uint8),
-            event_high=high,
-            event_low=low + Kind.IMPRESSION,
-            campaign=self._members[row["campaign"]].astype(np.int32),
-            cell=self._cells[row["cell"]].astype(np.int32),
-            event_time=row["time"],
-            ingest_time=row["time"],
-            price_micros=np.where(per_click, 0, price),
-            value_micros=zero,
-            click_high=zero,
-            click_low=zero,
-        )
-        clicks = seen.take(row["clicked"] == 1)
-        clicked = np.flatnonzero(row["clicked"])
-        clicks = Events(
-            **{
-                **clicks.columns(),
-                "kind": np.full(clicked.size, Kind.CLICK, dtype=np.uint8),
-                "event_low": low[clicked] + Kind.CLICK,
-                "price_micros": np.where(per_click, price, 0)[clicked],
-            }
-        )
-        events = Events.concatenate([seen, clicks, self._conversion_events(conversions)])
-        tick = self._factory.grid.tick_of(events.event_time)
-        return events.take(np.lexsort((events.event_low, events.event_high, events.event_time, tick)))
+    def _persons(self, rows: Int64) -> Int64:
+        return persons_of(rows, self._markets.key, self._audience[rows[:, _CELL]], self._people)
 
-    def _conversion_events(self, conversions: Int64) -> Events:
-        row = {name: conversions[:, at] for at, name in enumerate(CONVERSION_COLUMNS)}
-        high, low = self._event_id(row["market"], row["campaign"], row["tick"], row["index"])
-        return Events(
-            kind=np.full(len(conversions), Kind.CONVERSION, dtype=np.uint8),
-            event_high=high,
-            event_low=low + Kind.CONVERSION,
-            campaign=self._members[row["campaign"]].astype(np.int32),
-            cell=self._cells[row["cell"]].astype(np.int32),
-            event_time=row["time"],
-            ingest_time=row["time"],
-            price_micros=np.zeros(len(conversions), dtype=np.int64),
-            value_micros=row["value"],
-            click_high=high,
-            click_low=low + Kind.CLICK,
-        )
+    def _settle(
+        self, clicks: Int64, counts: Int64, from_tick: int, to_tick: int
+    ) -> tuple[Int64, Int64, Int64 | None]:
+        """Book the conversions and refunds that happen before a tick opens; those after stay pending."""
+        grid = self._factory.grid
+        ends, closes = grid.opens(grid.ticks), grid.opens(to_tick)
+        new = self._convert(clicks, from_tick, to_tick, ends)
+        due, self._pending = _due(np.concatenate((self._pending, new)), closes)
+        if self._reports:
+            share = self._reports.over(from_tick, to_tick)[grid.tick_of(due[:, _TIME]) - from_tick, due[:, _CAMPAIGN]]
+            due = reported(due, share, self._buyers.key)
+        booked, truth = self._attributed(clicks, due, closes)
+        self._refunds = np.concatenate((self._refunds, self._refunded(due, booked, ends)))
+        refunds, self._refunds = _due(self._refunds, closes)
+        at = grid.tick_of(booked.time) - from_tick
+        np.add.at(counts[:, :, CONVERSIONS], (at, booked.cell), booked.conversions)
+        np.add.at(counts[:, :, REVENUE], (at, booked.cell), booked.revenue)
+        np.add.at(counts[:, :, REFUNDS], (grid.tick_of(refunds[:, _TIME]) - from_tick, refunds[:, _CELL]), refunds[:, _VALUE])
+        told = None if truth is None else truth_counts(truth, grid, from_tick, to_tick - from_tick, self._set.cells)
+        return booked.events(due), refunds, told
 
-    def _event_id(self, market: Int64, campaign: Int64, tick: Int64, index: Int64) -> tuple[Int64, Int64]:
-        """The two halves of an event's id, but for its kind: (tick, market) and (campaign, auction)."""
-        high = (tick << _INDEX_BITS) | self._numbers[market]
-        low = (self._members[campaign] << (_INDEX_BITS + _KIND_BITS)) | (index << _KIND_BITS)
-        return high, low
-
-    def _opportunities(self, rows: Int64, qualities: NDArray[Any]) -> Opportunities:
-        if not self._factory.record_opportunities:
-            return Opportunities.empty()
-        row = {name: rows[:, at] for at, name in enumerate(OPPORTUNITY_COLUMNS)}
-        recorded = Opportunities(
-            market=self._numbers[row["market"]].astype(np.int32),
-            campaign=self._members[row["campaign"]].astype(np.int32),
-            cell=self._cells[row["cell"]].astype(np.int32),
-            tick=row["tick"].astype(np.int32),
-            index=row["index"].astype(np.int32),
-            event_time=row["time"],
-            value=qualities[:, 0],
-            predicted_ctr=qualities[:, 1],
-            price_micros=row["price"],
-            price_status=np.full(len(rows), Status.KNOWN, dtype=np.uint8),
-            click_if_won=row["clicked"].astype(np.uint8),
-            conversion_if_won=row["converted"].astype(np.uint8),
-            conversion_time=row["conversion_time"],
-            conversion_value_micros=row["conversion_value"],
-        )
-        return recorded.take(np.lexsort((recorded.campaign, recorded.index, recorded.market, recorded.tick)))
-
-
-_CELL, _TIME, _VALUE = (CONVERSION_COLUMNS.index(name) for name in ("cell", "time", "value"))
-
-
-def clock(grid: TickGrid, from_tick: int, to_tick: int) -> Clock:
-    """Where a span of ticks lies in event time."""
-    return Clock(
-        from_tick, grid.opens(from_tick), grid.tick_us, new_days(grid)[from_tick:to_tick], grid.opens(grid.ticks)
-    )
-
-
-def new_days(grid: TickGrid) -> Bool:
-    """Whether a tick is the first of its local day; shape [ticks]."""
-    return np.append(True, grid.closes_day[:-1])
-
-
-def _buyers(campaigns: CampaignSet, response: Response, seed: int) -> Buyers:
-    return Buyers(
-        key=keys_of(seed, "campaign", campaigns.ids),
-        creative_start=campaigns.creative_start,
-        cells=np.diff(campaigns.creative_start),
-        reach=response.reach,
-        sigma=response.value_sigma,
-        discount=np.exp(-0.5 * response.value_sigma**2),
-        per_click=campaigns.charging == Charging.PER_CLICK,
-        daily=campaigns.period == Period.DAY,
-        ctr=response.ctr,
-        cvr=response.cvr,
-        delay_us=response.delay_hours * _HOUR_US,
-        worth=response.value_micros,
-        worth_sigma=response.conversion_sigma,
-    )
+    def _convert(self, clicks: Int64, from_tick: int, to_tick: int, ends: int) -> Int64:
+        rate, worth = self._rate[clicks[:, _CELL]], self._worth[clicks[:, _CELL]]
+        if self._rates:
+            rate *= self._rates.over(from_tick, to_tick)[clicks[:, _TICK] - from_tick, clicks[:, _CAMPAIGN]]
+        return conversions_of(clicks, np.minimum(rate, 1.0), worth, self._after, ends)
