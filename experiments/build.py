@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +29,8 @@ from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
 from experiments.users import users_policy
 from sim.auction import Market, PriceShock
+from sim.conversions import Conversions, menus_of
+from sim.delays import Delays
 from sim.logs.ipinyou_auctions import read_auctions
 from sim.logs.ipinyou_bins import read_bins
 from sim.logs.recorded import read_recorded
@@ -237,7 +239,7 @@ def _shock(config: SimulationConfig, shock: settings.Shock) -> PriceShock:
 def _response(config: SimulationConfig, campaigns: CampaignSet) -> Response:
     specs = [config.campaigns[name] for name in campaigns.ids]
 
-    def column(values: list[float]) -> NDArray[np.float64]:
+    def column(values: Sequence[float | None]) -> NDArray[np.float64]:
         return np.array(values, dtype=np.float64)
 
     return Response(
@@ -249,6 +251,38 @@ def _response(config: SimulationConfig, campaigns: CampaignSet) -> Response:
         value_micros=column([spec.conversions.value_micros for spec in specs]),
         conversion_sigma=column([spec.conversions.value_sigma for spec in specs]),
     )
+
+
+def _conversions(specs: Sequence[settings.Conversions]) -> Conversions:
+    """What clicks lead to, of one campaign per specification."""
+
+    def column(values: Sequence[float]) -> NDArray[np.float64]:
+        return np.array(values, dtype=np.float64)
+
+    price, price_share = menus_of([_menu(spec) or {1: PPM} for spec in specs])
+    return Conversions(
+        rate=column([spec.rate for spec in specs]),
+        delays=Delays.of([settings.delay_parts(spec) for spec in specs]),
+        per_click=column([spec.per_click for spec in specs]),
+        value_micros=column([_mean_value(spec) for spec in specs]),
+        value_sigma=column([spec.value_sigma or 0.0 for spec in specs]),
+        price=price,
+        price_share=price_share,
+        refund_rate=column([0.0 if spec.refunds is None else spec.refunds.rate for spec in specs]),
+        refund_hours=column([0.0 if spec.refunds is None else spec.refunds.delay_hours for spec in specs]),
+    )
+
+
+def _menu(spec: settings.Conversions) -> dict[float, int]:
+    """Prices with their shares in ppm; empty where values follow no menu."""
+    return {price.value_micros: round(price.share * PPM) for price in spec.prices or ()}
+
+
+def _mean_value(spec: settings.Conversions) -> float:
+    """Mean value of a conversion, micros."""
+    if spec.value_micros is not None:
+        return spec.value_micros
+    return sum(price * share for price, share in _menu(spec).items()) / PPM
 
 
 def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits:

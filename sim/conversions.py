@@ -135,6 +135,8 @@ class After(NamedTuple):
 
 def after_of(conversions: Conversions, key: NDArray[Any]) -> After:
     """What the kernels need of the campaigns with these keys (uint64[n], kind "campaign")."""
+    if len(key) != len(conversions):
+        raise ValueError(f"key (of length {len(key)}) must be of length {len(conversions)}, one of each campaign")
     delays = conversions.delays
     with np.errstate(divide="ignore"):
         log_more = np.log1p(-1 / conversions.per_click)
@@ -169,6 +171,9 @@ def conversions_of(clicks: Int64, rate: Float64, worth: Float64, after: After, e
         sizes = f"{clicks.shape}, ({len(rate)},) and ({len(worth)},)"
         wanted = f"(clicks, {len(CLICK_COLUMNS)}), (clicks,) and (clicks,)"
         raise ValueError(f"clicks, rate and worth (={sizes}) must be of the shapes {wanted}")
+    strangers = (clicks[:, 1] < 0) | (clicks[:, 1] >= len(after.key))
+    if strangers.any():
+        raise ValueError(f"campaign (={clicks[strangers][0, 1]}) of a click must be in [0, {len(after.key)})")
     many = np.zeros(len(clicks), dtype=np.int64)
     _count(clicks, rate, after, many)
     conversions = np.empty((many.sum(), len(CONVERSION_COLUMNS)), dtype=np.int64)

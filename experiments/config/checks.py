@@ -7,6 +7,7 @@ from datetime import time, timedelta
 from itertools import product
 
 from engine.units import PPM, moment
+from experiments.config.conversions import conversion_problems
 from experiments.config.models import (
     AuctionLog,
     ReplayConfig,
@@ -325,6 +326,8 @@ def _simulation(config: SimulationConfig) -> Iterator[Problem]:
         if campaign.market not in config.markets:
             rule = f"is not a market of this file: {nearest(campaign.market, list(config.markets))}"
             yield Problem(("campaigns", name, "market"), rule, campaign.market)
+        run_hours = config.grid.ticks * config.time.tick_minutes / 60
+        yield from conversion_problems(("campaigns", name, "conversions"), campaign.conversions, run_hours)
     for name, market in config.markets.items():
         for position, shock in enumerate(market.shocks):
             path: Path = ("markets", name, "shocks", position)

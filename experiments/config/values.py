@@ -216,6 +216,7 @@ Text: TypeAlias = Annotated[str, Field(max_length=400)]
 Micros: TypeAlias = Annotated[int, Field(ge=0, le=MAX_MICROS)]
 PositiveMicros: TypeAlias = Annotated[int, Field(ge=1, le=MAX_MICROS)]
 Sigma: TypeAlias = Annotated[float, Field(ge=0, le=5)]
+Hours: TypeAlias = Annotated[float, Field(gt=0, le=8_784)]
 Day: TypeAlias = Annotated[int, Field(ge=1, le=100_000)]
 Ratio: TypeAlias = Annotated[float, PlainValidator(_ratio), WithJsonSchema(_RATIO_SCHEMA)]
 Band: TypeAlias = Annotated[

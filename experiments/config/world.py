@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from experiments.config.values import (
     BudgetOrLog,
     Day,
+    Hours,
     Id,
     Micros,
     PositiveMicros,
@@ -99,13 +100,64 @@ class Creative(Model):
     ctr: Ratio
 
 
-class Conversions(Model):
-    """What clicks lead to: how often, how late (mean), and how much it is worth."""
+class Exponential(Model):
+    """A delay that is as likely to end in any hour as in any other."""
+
+    mean_hours: Hours
+
+
+class LogNormal(Model):
+    """A delay whose logarithm is normal: half come within `median_hours`, some very late where `sigma` is large."""
+
+    median_hours: Hours
+    sigma: Sigma
+
+
+class DelayPart(Model):
+    """One part of a mixed delay: `share` of the conversions come by it; exponential or log-normal."""
+
+    share: Ratio
+    exponential: Exponential | None = None
+    lognormal: LogNormal | None = None
+
+
+class Delay(Model):
+    """How long after the click a conversion comes: exponential, log-normal, or a mixture of such parts."""
+
+    exponential: Exponential | None = None
+    lognormal: LogNormal | None = None
+    mixture: Annotated[tuple[DelayPart, ...], Field(min_length=1)] | None = None
+
+
+class PriceShare(Model):
+    """One price of a menu, and the share of conversions that bring it."""
+
+    value_micros: PositiveMicros
+    share: Ratio
+
+
+class Refunds(Model):
+    """How many conversions are refunded, in full, and how long after the conversion (mean)."""
 
     rate: Ratio
-    delay_hours: Annotated[float, Field(gt=0, le=8_784)]
-    value_micros: Micros
-    value_sigma: Sigma
+    delay_hours: Hours
+
+
+class Conversions(Model):
+    """What clicks lead to: how often, how late, how many at once, how much each is worth, and what is given back.
+
+    `delay_hours` is the mean of an exponential delay, `delay` any other; `per_click` the mean number of conversions of
+    a click that converts. Values are log-normal around `value_micros`, or one of `prices`.
+    """
+
+    rate: Ratio
+    delay_hours: Hours | None = None
+    delay: Delay | None = None
+    per_click: Annotated[float, Field(ge=1, le=100)] = 1
+    value_micros: Micros | None = None
+    value_sigma: Sigma | None = None
+    prices: Annotated[tuple[PriceShare, ...], Field(min_length=1)] | None = None
+    refunds: Refunds | None = None
 
 
 class HardLimits(Model):

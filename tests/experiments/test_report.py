@@ -195,6 +195,22 @@ def test_its_figures_are_the_tables(reported: tuple[Run, Page]) -> None:
     check_figures(*reported)
 
 
+def test_refunds_are_shown_and_taken_off(run_of: Callable[[str], tuple[Run, Page]], tmp_path: Path) -> None:
+    whole = shutil.copytree(run_of("simulated")[0].folder, tmp_path / "refunded")
+    table = pq.read_table(whole / "metrics.parquet")
+    given_back = pa.array(np.where(np.arange(len(table)) % 2, 2, 0) * table["revenue_micros"].to_numpy())
+    place = table.schema.get_field_index("refunds_micros")
+    pq.write_table(table.set_column(place, table.schema.field(place), given_back), whole / "metrics.parquet")
+    info = json.loads((whole / "run.json").read_text())
+    info["totals"]["refunds_micros"] = int(given_back.to_numpy().sum())
+    (whole / "run.json").write_text(json.dumps(info))
+    run = api.open_run(whole)
+    page = Page(report(run))
+    check_figures(run, page)
+    assert page.figures["refunds_micros"] == repr(info["totals"]["refunds_micros"])
+    assert min(value for each in page.run["campaigns"] for value in each["coarse"]["roas"] if value is not None) < 0
+
+
 def test_what_is_unknown_stays_unknown(run_of: Callable[[str], tuple[Run, Page]]) -> None:
     _, page = run_of("factual")
     first = page.run["campaigns"][0]

@@ -251,6 +251,16 @@ def test_what_no_click_can_lead_to_is_refused(changes: dict[str, Any], sentence:
     assert str(refusal.value) == sentence
 
 
+def test_what_a_kernel_would_read_beyond_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^key \(of length 1\) must be of length 2, one of each campaign$"):
+        after_of(conversions(), KEYS[:1])
+    for wrong in (-1, 2):
+        clicks = CLICKS.copy()
+        clicks[5, 1] = wrong
+        with pytest.raises(ValueError, match=rf"^campaign \(={wrong}\) of a click must be in \[0, 2\)$"):
+            conversions_of(clicks, np.ones(3_000), np.ones(3_000), after_of(conversions(), KEYS), NEVER)
+
+
 def test_columns_of_several_lengths_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"^columns of conversions \(=\{'rate': 1, 'delays': 2, .*\) must have one length$"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
 from engine.actions import ROW_BITS
+from engine.events import Events, Kind
+from engine.runtime.records import event_columns
 from engine.runtime.store import LEDGER, read_ledger
 from engine.runtime.tables import write_actions
 from experiments import api, build
@@ -69,6 +72,18 @@ def test_actions_are_made_of_the_ledger_alone(reference: Stage, tmp_path) -> Non
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.parquet"), run.actions)
     assert {name: counts.get(name, 0) for name in run.info["actions"]} == run.info["actions"]
     assert run.info["actions"]["applied"] == (run.actions.outcome == "applied").sum()
+
+
+def test_conversions_and_refunds_name_their_click() -> None:
+    campaigns = build.simulation(api.load(config())).campaigns
+    zero = np.zeros(4, dtype=np.int64)
+    money = {"price_micros": zero, "value_micros": zero}
+    click = {"click_high": np.array([0, 0, 1, 1]), "click_low": np.array([0, 0, 2, 2])}
+    names = {"event_high": zero, "event_low": np.arange(4)}
+    who = {"campaign": zero, "cell": zero, "event_time": zero}
+    told = event_columns(Events(kind=np.array(list(Kind)), **names, **who, **money, **click), campaigns)
+    assert told["kind"].to_pylist() == ["impression", "click", "conversion", "refund"]
+    assert told["click_id"].to_pylist() == [None, None, f"{1:016x}{2:016x}", f"{1:016x}{2:016x}"]
 
 
 def test_recorded_tables_have_null_where_there_was_no_conversion(reference: Stage) -> None:
