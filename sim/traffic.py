@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv, ndtri, pdtr
 
-from engine.units import Float64, Int64, TickGrid
+from engine.units import WEEK_HOURS, Float64, Int64, TickGrid
 from sim.rng import ARRIVALS, BUSTLE, fill_uniforms
 
-WEEK_HOURS = 168
 _FINEST_MINUTES = 30  # clocks change by whole half-hours
 
 
@@ -139,7 +138,7 @@ def _daily(traffic: Traffic, grid: TickGrid) -> Float64:
 
 def _weekly(traffic: Traffic, grid: TickGrid) -> Float64:
     """Each hour's level, 1 on average over the week, for ticks inside it; a tick over several has their mean."""
-    levels = np.array(traffic.week, dtype=np.float64)
+    levels = np.array(traffic.week, dtype=np.float64) / max(traffic.week)
     levels /= levels.mean()
     step = math.gcd(grid.tick_minutes, _FINEST_MINUTES)
     parts = grid.tick_minutes // step
