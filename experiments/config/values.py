@@ -234,6 +234,10 @@ def _chosen_text(chosen: Literal["all"] | tuple[str, ...]) -> str | list[str]:
     return chosen if isinstance(chosen, str) else list(chosen)
 
 
+def _week_text(week: tuple[float, ...] | str) -> str | list[float]:
+    return week if isinstance(week, str) else list(week)
+
+
 def _change_text(change: Fraction) -> str:
     return f"{float(change * 100):+.9f}".rstrip("0").rstrip(".") + "%"
 
@@ -290,7 +294,12 @@ ChosenMarkets: TypeAlias = Annotated[
     PlainSerializer(_chosen_text, when_used="json"),
     WithJsonSchema(_CHOSEN_SCHEMA),
 ]
-Week: TypeAlias = Annotated[tuple[float, ...] | str, PlainValidator(_week), WithJsonSchema(_WEEK_SCHEMA)]
+Week: TypeAlias = Annotated[
+    tuple[float, ...] | str,
+    PlainValidator(_week),
+    PlainSerializer(_week_text, when_used="json"),
+    WithJsonSchema(_WEEK_SCHEMA),
+]
 Region: TypeAlias = Annotated[str, PlainValidator(_region), WithJsonSchema({"type": ["string", "integer"]})]
 DottedClass: TypeAlias = Annotated[
     str,
