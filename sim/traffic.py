@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,7 @@ def _weekly(traffic: Traffic, hours: Int64) -> Float64:
     return mean
 
 
+@lru_cache(maxsize=8)  # every trial of a change makes a world anew, of one and the same calendar
 def _hours_of_week(grid: TickGrid) -> Int64:
     """The hours of the week in which the equal parts of every tick lie, none of which is in two; [ticks, parts]."""
     step = math.gcd(grid.tick_minutes, _FINEST_MINUTES)

@@ -346,8 +346,7 @@ def _traffic(path: Path, traffic: MarketTraffic) -> Iterator[Problem]:
     elif traffic.week is None and not given:
         yield Problem(path, "must have a curve: add amplitude and peak_hour, or week")
     elif traffic.week is None:
-        for name in daily.keys() - given:
-            yield Problem((*path, name), "is missing: add it")
+        yield from (Problem((*path, name), "is missing: add it") for name in daily if name not in given)
     if traffic.region is not None and not isinstance(traffic.week, str):
         rule = "must be left out where week is no table: remove it, or give week the path of one"
         yield Problem((*path, "region"), rule, traffic.region)
@@ -373,8 +372,9 @@ def _dated(config: SimulationConfig, path: Path, dated: Dated) -> Iterator[Probl
 
 def _trouble(config: SimulationConfig, path: Path, trouble: Trouble) -> Iterator[Problem]:
     if len(trouble.kinds) != 1:
-        given = ", ".join(trouble.kinds) or "none"
-        yield Problem(path, f"must hold exactly one of {' and '.join(trouble.known())}, not {given}: keep one")
+        *others, last = trouble.known()
+        given, remedy = (", ".join(trouble.kinds), "keep") if trouble.kinds else ("none", "add")
+        yield Problem(path, f"must hold exactly one of {', '.join(others)} and {last}, not {given}: {remedy} one")
         return
     for name, kind in trouble.kinds.items():
         for place, market in enumerate(() if kind.markets == "all" else kind.markets):

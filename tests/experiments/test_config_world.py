@@ -219,7 +219,7 @@ def test_a_market_that_contradicts_itself(search: dict[str, Any], sentence: str)
         ),
         (
             {"day": 1, "hours": 1},
-            "troubles[0] must hold exactly one of traffic_loss and price_shock, not none: keep one",
+            "troubles[0] must hold exactly one of traffic_loss and price_shock, not none: add one",
         ),
         (
             {"trafic_loss": {}, "day": 1, "hours": 1},
