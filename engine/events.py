@@ -26,8 +26,11 @@ COUNTS = (
     "spend_micros",
     "revenue_micros",  # value of the conversions, whatever is refunded later
     "refunds_micros",  # value given back, booked in the tick of the refund; it may be more than that tick's revenue
+    "people",  # reached by the campaign for the first time, where people are counted
 )
-OPPORTUNITIES, BIDS, OUTSIDE_SUPPORT, IMPRESSIONS, CLICKS, CONVERSIONS, SPEND, REVENUE, REFUNDS = range(len(COUNTS))
+OPPORTUNITIES, BIDS, OUTSIDE_SUPPORT, IMPRESSIONS, CLICKS, CONVERSIONS, SPEND, REVENUE, REFUNDS, PEOPLE = range(
+    len(COUNTS)
+)
 
 
 class Kind(IntEnum):

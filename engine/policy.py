@@ -125,13 +125,16 @@ class Trial(Protocol):
 class Batch:
     """What a source emitted over a span of ticks; records are empty unless it was asked for them.
 
-    `auctions` counts each auction once, however many campaigns met in it.
+    `auctions` counts each auction once, however many campaigns met in it. `truth` is what a world knows and nobody in
+    it sees: int64[ticks, cells, 3], conversions caused, ppm of credit given for them, and ppm given to the campaign
+    that caused them; None where conversions are credited to their cause.
     """
 
     counts: TickCounts
     events: Events
     opportunities: Opportunities
     auctions: int = 0
+    truth: Int64 | None = None
 
 
 @runtime_checkable

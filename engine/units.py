@@ -26,6 +26,8 @@ MICROS = 1_000_000
 MAX_MICROS = 10**15
 """Largest amount of money accepted anywhere (a thousand million units): sums of 9,000 of them still fit an int64."""
 
+WEEK_HOURS = 168
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE_US = 60_000_000
 _DAY_MINUTES = 24 * 60

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +28,7 @@ from engine.units import PPM, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
 from experiments.users import users_policy
-from sim.auction import Market, PriceShock
+from sim.auction import Drift, Market, PriceShock, Regimes
 from sim.conversions import Conversions, menus_of
 from sim.delays import Delays
 from sim.logs.ipinyou_auctions import read_auctions
@@ -37,7 +37,7 @@ from sim.logs.recorded import read_recorded
 from sim.logs.rejects import Rejects
 from sim.replay import AuctionReplayFactory, IntervalReplayFactory
 from sim.response import Response
-from sim.traffic import Traffic
+from sim.traffic import Traffic, TrafficChange
 from sim.twin import Twin
 from sim.world import WorldFactory
 
@@ -65,6 +65,7 @@ def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
         seed=config.seed,
         markets=tuple(_market(config, name) for name in campaigns.markets),
         response=_response(config, campaigns),
+        conversions=_conversions([config.campaigns[name].conversions for name in campaigns.ids]),
         record_events="events" in config.record,
         record_opportunities="opportunities" in config.record,
     )
@@ -221,35 +222,65 @@ def _controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
 def _market(config: SimulationConfig, name: str) -> Market:
     spec = config.markets[name]
     return Market(
-        traffic=Traffic(spec.opportunities_per_tick, spec.traffic.amplitude, spec.traffic.peak_hour),
+        traffic=_traffic(config, name),
         level_micros=spec.price.level_micros,
         price_sigma=spec.price.sigma,
         reserve_micros=spec.reserve_micros,
         first_price=spec.auction == "first_price",
-        shocks=tuple(_shock(config, shock) for shock in spec.shocks),
+        shocks=tuple(PriceShock(*_ticks(config, dated), factor) for dated, factor in _shocks(config, name)),
+        follows_demand=spec.price.follows_demand,
+        drift=None if spec.price.drift is None else Drift(spec.price.drift.persistence, spec.price.drift.sigma),
+        regimes=None if spec.price.regimes is None else _regimes(config, spec.price.regimes),
     )
 
 
-def _shock(config: SimulationConfig, shock: settings.Shock) -> PriceShock:
-    first = settings.opening_tick(config, shock.day, shock.time)
-    ticks = round(shock.hours * 60 / config.time.tick_minutes)
-    return PriceShock(first, first + ticks, shock.factor)
+def _traffic(config: SimulationConfig, name: str) -> Traffic:
+    spec = config.markets[name]
+    curve = spec.traffic.daily
+    return Traffic(
+        spec.opportunities_per_tick,
+        amplitude=0.0 if curve is None else curve.amplitude,
+        peak_hour=0.0 if curve is None else curve.peak_hour,
+        week=spec.traffic.levels,
+        dispersion=spec.traffic.dispersion,
+        changes=tuple(
+            TrafficChange(*_ticks(config, trouble), trouble.kind.factor)
+            for trouble in config.troubles
+            if isinstance(trouble.kind, settings.TrafficLoss) and _befalls(trouble.kind, name)
+        ),
+    )
+
+
+def _regimes(config: SimulationConfig, spec: settings.Regimes) -> Regimes:
+    return Regimes(spec.every_days * DAY_MINUTES / config.time.tick_minutes, spec.sigma)
+
+
+def _shocks(config: SimulationConfig, name: str) -> Iterator[tuple[settings.Dated, float]]:
+    """When a market's prices are multiplied, and by what: its own shocks, then the troubles that befall it."""
+    for shock in config.markets[name].shocks:
+        yield shock, shock.factor
+    for trouble in config.troubles:
+        if isinstance(trouble.kind, settings.PriceShock) and _befalls(trouble.kind, name):
+            yield trouble, trouble.kind.factor
+
+
+def _befalls(kind: settings.TrafficLoss | settings.PriceShock, market: str) -> bool:
+    return kind.markets == "all" or market in kind.markets
+
+
+def _ticks(config: SimulationConfig, dated: settings.Dated) -> tuple[int, int]:
+    """The first tick of a time in the run, and the first after it."""
+    first = settings.opening_tick(config, dated.day, dated.time)
+    return first, first + round(dated.hours * 60 / config.time.tick_minutes)
 
 
 def _response(config: SimulationConfig, campaigns: CampaignSet) -> Response:
     specs = [config.campaigns[name] for name in campaigns.ids]
 
-    def column(values: Sequence[float | None]) -> NDArray[np.float64]:
-        return np.array(values, dtype=np.float64)
-
-    return Response(
-        reach=column([spec.reach for spec in specs]),
-        value_sigma=column([spec.value_sigma for spec in specs]),
-        ctr=column([creative.ctr for spec in specs for creative in spec.creatives.values()]),
-        cvr=column([spec.conversions.rate for spec in specs]),
-        delay_hours=column([spec.conversions.delay_hours for spec in specs]),
-        value_micros=column([spec.conversions.value_micros for spec in specs]),
-        conversion_sigma=column([spec.conversions.value_sigma for spec in specs]),
+    return Response.plain(
+        reach=[spec.reach for spec in specs],
+        value_sigma=[spec.value_sigma for spec in specs],
+        ctr=[creative.ctr for spec in specs for creative in spec.creatives.values()],
     )
 
 
@@ -374,9 +405,10 @@ def _fallback(config: RunConfig, spec: settings.UsersPolicy) -> settings.Fallbac
     """Pacing along the one curve that all markets of the policy's campaigns have, or evenly where there is none."""
     if isinstance(config, SimulationConfig):
         chosen = (config.campaigns[name] for name in settings.members(config, spec.campaigns))
-        curves = {config.markets[campaign.market].traffic for campaign in chosen}
-        if len(curves) == 1:
-            return settings.TrafficAwarePacing(policy="traffic_aware_pi", traffic=curves.pop())
+        curves = {config.markets[campaign.market].traffic.daily for campaign in chosen}
+        curve = curves.pop() if len(curves) == 1 else None
+        if curve is not None:
+            return settings.TrafficAwarePacing(policy="traffic_aware_pi", traffic=curve)
     return settings.EvenPacing(policy="even_pi")
 
 

@@ -135,11 +135,15 @@ class Segment:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ValueError(f"share (={self.share}) of a segment must be in (0, 1]: leave out a segment without traffic")
+            raise ValueError(
+                f"share (={self.share}) of a segment must be in (0, 1]: leave out a segment without traffic"
+            )
         for name in ("price", "ctr", "cvr", "value"):
             factor = getattr(self, name)
             if not 0 < factor < math.inf:
-                raise ValueError(f"{name} (={factor}) of a segment must be > 0 and finite: it is a factor, 1 is as usual")
+                raise ValueError(
+                    f"{name} (={factor}) of a segment must be > 0 and finite: it is a factor, 1 is as usual"
+                )
 
 
 EVERYBODY = (Segment(),)

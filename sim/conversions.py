@@ -15,13 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from engine.units import MAX_MICROS, PPM, Bool, Float64, Int64
-from sim.delays import Delays, Law, check_shares, padded
+from sim.delays import Delays, Law, Part, check_shares, padded
 from sim.kernel import helper, kernel
 from sim.rng import CONVERSION, REFUND, SEVERAL, TO_UNIT, normal, philox, uniform
 
@@ -77,6 +77,24 @@ class Conversions:
         for name in ("value_micros", "value_sigma", "refund_hours"):
             _check(name, getattr(self, name), 0, np.finfo(np.float64).max, "be >= 0 and finite")
         self._check_menus()
+
+    @classmethod
+    def plain(cls, rate: ArrayLike, delay_hours: ArrayLike, value_micros: ArrayLike, value_sigma: ArrayLike) -> Self:
+        """At most one conversion a click, its delay exponential and its value log-normal, and never refunded."""
+        columns = (np.asarray(each, dtype=np.float64) for each in (rate, delay_hours, value_micros, value_sigma))
+        rates, delays, values, sigmas = columns
+        n = len(rates)
+        return cls(
+            rate=rates,
+            delays=Delays.of([[Part(Law.EXPONENTIAL, hours)] for hours in delays.tolist()]),
+            per_click=np.ones(n),
+            value_micros=values,
+            value_sigma=sigmas,
+            price=np.ones((n, 1)),
+            price_share=np.full((n, 1), PPM),
+            refund_rate=np.zeros(n),
+            refund_hours=np.zeros(n),
+        )
 
     def __len__(self) -> int:
         return len(self.rate)

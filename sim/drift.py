@@ -17,7 +17,7 @@ It is a sum, each part of it switchable and none of them touching another's draw
   average, geometrically distributed. This is the simplest of the models with regimes that go back to Hamilton
   (Econometrica 57, 1989): every regime has a level of its own, instead of one of a few that come again.
 
-Limits: markets wander independently of each other, and competitors do not answer what the account itself does.
+Limits: markets wander independently of each other, and nothing here answers what the account itself does.
 
 Everything is a function of (seed, market, tick): the values of the first ticks do not depend on how long the run is.
 """

@@ -76,7 +76,9 @@ class Stakes(NamedTuple):
     share: Float64  # float64[t, c], or [1, c]: thresholds of each creative, those before it and this one together
     least: Int64  # int64[n], no entered bid can cost less; with less budget than this a campaign is out
     highest: Float64  # float64[n], the highest bid for any audience
-    most: Float64  # float64[n], no bid for an opportunity is more, whatever it is worth; infinite where none may be made
+    most: (
+        Float64  # float64[n], no bid for an opportunity is more, whatever it is worth; infinite where none may be made
+    )
 
 
 class Clock(NamedTuple):
@@ -134,7 +136,9 @@ def stakes_of(buyers: Buyers, controls: ControlState, eligible: Bool) -> Stakes:
     highest, lowest = (each.reduceat(bid, starts) if bid.size else bid for each in (np.maximum, np.minimum))
     high, low = np.exp(Z_MAX * buyers.sigma), np.exp(-Z_MAX * buyers.sigma)
     sure = lowest * low > 1 + 1e-6  # every bid is a micro at least
-    least = np.where(lowest > 0, np.maximum(np.floor(lowest * low * (1 - 1e-9)), 1), np.where(highest > 0, 1, UNREACHABLE))
+    least = np.where(
+        lowest > 0, np.maximum(np.floor(lowest * low * (1 - 1e-9)), 1), np.where(highest > 0, 1, UNREACHABLE)
+    )
     share, idle = _shares(buyers, controls.weights, eligible)
     return Stakes(
         bid=bid,
@@ -176,8 +180,8 @@ def room_for(seats: int, slots: int, cells: int) -> Room:
 
 
 @helper
-def _stance(paused: bool, remaining: int, least: int, most: int) -> int:  # noqa: FBT001 - a kernel takes columns
-    if paused or remaining < least:
+def _stance_of(remaining: int, least: int, most: int) -> int:
+    if remaining < least:
         return OUT
     return SURE if remaining >= most else UNSURE
 
@@ -207,7 +211,9 @@ def _open_tick(
             worst = min(worst, ctr)
         room.most[s] = _most(stakes.highest[c], stakes.most[c], worst * buyers.discount[c], buyers.per_click[c])
         remaining = stakes.budget[c] - past.charged[c]
-        room.stance[s] = _stance(stakes.paused[min(at, stakes.paused.shape[0] - 1), c], remaining, stakes.least[c], room.most[s])
+        room.stance[s] = _stance_of(remaining, stakes.least[c], room.most[s])
+        if stakes.paused[min(at, stakes.paused.shape[0] - 1), c]:
+            room.stance[s] = OUT
 
 
 @helper
@@ -223,7 +229,7 @@ def _most(highest: float, per_opportunity: float, worst_ctr: float, charged_per_
 
 @inner
 def _close_tick(
-    room: Room, seat: Int64, buyers: Buyers, markets: Markets, past: Past, counts: Int64, m: int, auctions: int
+    seat: Int64, buyers: Buyers, markets: Markets, past: Past, counts: Int64, m: int, auctions: int
 ) -> None:
     """What the tick leaves behind: creatives seen more often, and competitors who felt the account's share."""
     bought = np.int64(0)
@@ -240,7 +246,13 @@ def _close_tick(
 
 @inner
 def _list_bidders(
-    room: Room, seat: Int64, buyers: Buyers, stakes: Stakes, start: int, size: int, all_bids: bool  # noqa: FBT001 - likewise
+    room: Room,
+    seat: Int64,
+    buyers: Buyers,
+    stakes: Stakes,
+    start: int,
+    size: int,
+    all_bids: bool,  # noqa: FBT001 - likewise
 ) -> None:
     """From auction `start` of the block on, the seats that may win something or whose budget has to be looked at."""
     block = room.block
@@ -309,8 +321,8 @@ def _enter(
 ) -> Any:
     """Enter the listed campaigns of a market into one auction, and return how many of the best are known.
 
-    The best `slots + 1`, in falling order of their bids (ties go to the lower position), are in `room.best_*`. Campaigns
-    that are unsure of their budget are judged, and counted if they enter.
+    The best `slots + 1`, in falling order of their bids (ties go to the lower position), are in `room.best_*`.
+    Campaigns that are unsure of their budget are judged, and counted if they enter.
     """
     block = room.block
     found: Any = np.int64(0)
@@ -519,7 +531,7 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                         clicked = np.int64(is_click(bits, ctr))
                         if bots > 0 and is_click(word(index, tick, BOT, markets.key[m]), bots):
                             clicked += BY_BOT
-                        cost = charge(bid, price, ctr, markets.first_price[m], buyers.per_click[c], clicked > 0)
+                        cost = charge(bid, price, ctr, markets.first_price[m], buyers.per_click[c], bool(clicked > 0))
                         counts[t, cell, IMPRESSIONS] += 1
                         counts[t, cell, SPEND] += cost
                         counts[t, cell, CLICKS] += np.int64(clicked > 0)
@@ -538,7 +550,7 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                             past.charged[c] += cost
                             before = room.stance[s]
                             remaining = stakes.budget[c] - past.charged[c]
-                            after = _stance(False, remaining, stakes.least[c], room.most[s])
+                            after = _stance_of(remaining, stakes.least[c], room.most[s])
                             room.stance[s] = after
                             if before == SURE and after != SURE:
                                 cells = buyers.cell_start[c + 1] - buyers.cell_start[c]
@@ -552,7 +564,7 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                         c = seat[s]
                         cells = buyers.cell_start[c + 1] - buyers.cell_start[c]
                         _add_reached(counts[t, :, BIDS], block, s, size, cells)
-            _close_tick(room, seat, buyers, markets, past, counts[t], m, auctions)
+            _close_tick(seat, buyers, markets, past, counts[t], m, auctions)
 
     return (
         clicks[:n_clicks],

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 from engine.events import Events, Kind, Opportunities, Status
 from engine.units import Bool, Int64
-from sim.conversions import CONVERSION_COLUMNS
+from sim.conversions import CLICK_COLUMNS, CONVERSION_COLUMNS
 from sim.exchange import BY_PERSON, IMPRESSION_COLUMNS, OPPORTUNITY_COLUMNS
+
+BOOKED_COLUMNS = (*CONVERSION_COLUMNS, *(f"to_{name}" for name in CLICK_COLUMNS[:-1]), "whole", "origin")
+"""A conversion, or what is given back of it; the click it is credited to, how many it counts as, and which it is."""
 
 _MARKET_BITS, _NUMBER_BITS, _INDEX_BITS, _KIND_BITS = 24, 12, 32, 2
 
@@ -67,17 +70,19 @@ class Recorder:
         )
 
     def _after(self, rows: Int64, kind: Kind) -> Events:
-        row = {name: rows[:, at] for at, name in enumerate(CONVERSION_COLUMNS)}
+        """An event has the id of its cause, and bears the names of the click that it is credited to."""
+        row = {name: rows[:, at] for at, name in enumerate(BOOKED_COLUMNS)}
         zero = np.zeros(len(rows), dtype=np.int64)
-        place = row["market"], row["campaign"], row["tick"], row["index"]
-        high, low = self._event_id(*place, row["number"])
-        click_high, click_low = self._event_id(*place, zero)
+        high, low = self._event_id(row["market"], row["campaign"], row["tick"], row["index"], row["number"])
+        click_high, click_low = self._event_id(
+            row["to_market"], row["to_campaign"], row["to_tick"], row["to_index"], zero
+        )
         return Events(
             kind=np.full(len(rows), kind, dtype=np.uint8),
             event_high=high,
             event_low=low + kind,
-            campaign=self.members[row["campaign"]].astype(np.int32),
-            cell=self.cells[row["cell"]].astype(np.int32),
+            campaign=self.members[row["to_campaign"]].astype(np.int32),
+            cell=self.cells[row["to_cell"]].astype(np.int32),
             event_time=row["time"],
             ingest_time=row["time"],
             price_micros=zero,

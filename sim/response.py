@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from engine.campaigns import CampaignSet, places_of
 from engine.units import Float64, Int64
@@ -47,6 +48,19 @@ class Response:
             _check(name, getattr(self, name), 0, np.finfo(np.float64).max, "be >= 0 and finite")
         _check("rest_hours", self.rest_hours, _LEAST_REST, np.inf, f"be >= {_LEAST_REST}")
         _check("correlation", self.correlation, -_LARGEST, _LARGEST, f"be in [-{_LARGEST}, {_LARGEST}]")
+
+    @classmethod
+    def plain(cls, reach: ArrayLike, value_sigma: ArrayLike, ctr: ArrayLike) -> Self:
+        """Value and price independent of each other, and creatives that never wear out."""
+        each, creatives = np.asarray(reach, dtype=np.float64), np.asarray(ctr, dtype=np.float64)
+        return cls(
+            reach=each,
+            value_sigma=np.asarray(value_sigma, dtype=np.float64),
+            correlation=np.zeros(each.size),
+            ctr=creatives,
+            wear=np.zeros(creatives.size),
+            rest_hours=np.full(creatives.size, np.inf),
+        )
 
     def check_size(self, campaigns: CampaignSet) -> None:
         """Refuse columns of another length than the set has campaigns, or creatives."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaincinv, ndtri, pdtr
 
-from engine.units import Float64, Int64, TickGrid
+from engine.units import WEEK_HOURS, Float64, Int64, TickGrid
 from sim.rng import ARRIVALS, BUSTLE, fill_uniforms
 
-WEEK_HOURS = 168
 _FINEST_MINUTES = 30  # clocks change by whole half-hours
 
 
@@ -104,7 +104,8 @@ class Curves:
 
     def __init__(self, traffic: Sequence[Traffic], grid: TickGrid) -> None:
         self._dispersion = np.array([one.dispersion for one in traffic], dtype=np.float64)
-        shapes = [_weekly(one, grid) if one.week else _daily(one, grid) for one in traffic]
+        hours = _hours_of_week(grid) if any(one.week for one in traffic) else None
+        shapes = [_daily(one, grid) if hours is None or not one.week else _weekly(one, hours) for one in traffic]
         self.shape: Float64 = np.stack(shapes, axis=1) if shapes else np.empty((grid.ticks, 0))
         """The curves, 1 on average over a day or week, as if nothing changed the traffic; float64[ticks, m]."""
         self._mean: Float64 = np.array([one.opportunities_per_tick for one in traffic], dtype=np.float64) * self.shape
@@ -137,15 +138,20 @@ def _daily(traffic: Traffic, grid: TickGrid) -> Float64:
     return curve
 
 
-def _weekly(traffic: Traffic, grid: TickGrid) -> Float64:
+def _weekly(traffic: Traffic, hours: Int64) -> Float64:
     """Each hour's level, 1 on average over the week, for ticks inside it; a tick over several has their mean."""
-    levels = np.array(traffic.week, dtype=np.float64)
+    levels = np.array(traffic.week, dtype=np.float64) / max(traffic.week)
     levels /= levels.mean()
+    mean: Float64 = levels[hours].mean(axis=1)
+    return mean
+
+
+@lru_cache(maxsize=8)  # every trial of a change makes a world anew, of one and the same calendar
+def _hours_of_week(grid: TickGrid) -> Int64:
+    """The hours of the week in which the equal parts of every tick lie, none of which is in two; [ticks, parts]."""
     step = math.gcd(grid.tick_minutes, _FINEST_MINUTES)
     parts = grid.tick_minutes // step
-    fine = TickGrid(grid.start, step, grid.ticks * parts, grid.zone)
-    mean: Float64 = levels[fine.hour_of_week.reshape(grid.ticks, parts)].mean(axis=1)
-    return mean
+    return TickGrid(grid.start, step, grid.ticks * parts, grid.zone).hour_of_week.reshape(grid.ticks, parts)
 
 
 def bustle(uniforms: Float64, dispersion: Float64) -> Float64:

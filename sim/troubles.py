@@ -45,6 +45,9 @@ class Troubles:
     approvals: tuple[Spell, ...] = ()
 
 
+NO_TROUBLES = Troubles()
+
+
 class Factors:
     """The product of the spells that hold at a tick for some of the run's campaigns (or creatives).
 

@@ -14,22 +14,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.campaigns import CampaignSet, Charging, ControlState, Period
+from engine.campaigns import CampaignSet, Charging, ControlState, Period, places_of
 from engine.events import CONVERSIONS, COUNTS, PEOPLE, REFUNDS, REVENUE, Events, Opportunities, TickCounts
 from engine.policy import Batch
-from engine.units import Bool, Int64, TickGrid
-from sim.attribution import BOOKING_COLUMNS, Attribution, Attributor, truth_counts
-from sim.auction import Market, check_call
+from engine.units import Bool, Float64, Int64, TickGrid
+from sim.attribution import BOOKING_COLUMNS, Attribution, Bookkeeper, last_click, truth_counts
+from sim.auction import Market, Segment, check_call
 from sim.conversions import CLICK_COLUMNS, CONVERSION_COLUMNS, Conversions, after_of, conversions_of, refunds_of
 from sim.drift import log_levels
 from sim.exchange import Buyers, Clock, Markets, Past, hold, room_for, stakes_of
 from sim.mishaps import Mishap, spoil
 from sim.people import Audience, Reach, people_of, persons_of
-from sim.recording import Recorder
+from sim.recording import BOOKED_COLUMNS, Recorder
 from sim.response import Response
 from sim.rng import key_of, keys_of
 from sim.traffic import Curves
-from sim.troubles import Factors, Troubles, reported
+from sim.troubles import NO_TROUBLES, Factors, Troubles, reported
 
 _HOUR_US = 3_600_000_000
 _CAMPAIGN, _CELL, _TICK, _TIME = (CLICK_COLUMNS.index(name) for name in ("campaign", "cell", "tick", "time"))
@@ -68,7 +68,7 @@ class WorldFactory:
     conversions: Conversions
     people: tuple[Audience, ...] = ()
     attribution: Attribution | None = None
-    troubles: Troubles = Troubles()
+    troubles: Troubles = NO_TROUBLES
     mishaps: tuple[Mishap, ...] = ()
     record_events: bool = False
     record_opportunities: bool = False
@@ -82,6 +82,10 @@ class WorldFactory:
         if len(self.conversions) != len(self.campaigns):
             raise ValueError(f"conversions (of length {len(self.conversions)}) must be of length {len(self.campaigns)}")
         self._check_segments()
+        if self.record_events and self.attribution is not None and self.attribution.credit is not last_click:
+            raise ValueError(
+                "events cannot be recorded where a conversion is credited to several clicks: use last_click"
+            )
         if self.record_opportunities:
             self._check_recordable()
 
@@ -95,7 +99,9 @@ class WorldFactory:
                 )
             for segment in market.segments:
                 if segment.audience is not None and segment.audience not in known:
-                    raise ValueError(f"audience (={segment.audience}) of market {name} must be among the people: add it")
+                    raise ValueError(
+                        f"audience (={segment.audience}) of market {name} must be among the people: add it"
+                    )
         counted = np.array([all(each.audience for each in market.segments) for market in self.markets], dtype=np.bool_)
         wearing = (self.response.wear > 0) & ~counted[self.campaigns.market[self.campaigns.creative_campaign]]
         if wearing.any() or (self.attribution is not None and not counted.all()):
@@ -109,7 +115,7 @@ class WorldFactory:
         several = self.conversions.per_click.max(initial=1) > 1
         refunded = self.conversions.refund_rate.max(initial=0) > 0
         worn = self.response.wear.max(initial=0) > 0
-        troubled = self.troubles != Troubles() or any(market.bots for market in self.markets)
+        troubled = self.troubles != NO_TROUBLES or any(market.bots for market in self.markets)
         if slots > 1 or seen < 1 or several or refunded or worn or troubled or self.attribution is not None:
             raise ValueError(
                 "opportunities cannot be recorded where one has several slots or a slot that may not be seen, several "
@@ -172,7 +178,8 @@ class World:
         self._specs = [factory.markets[number] for number in numbers]
         self._curves = Curves([spec.traffic for spec in self._specs], factory.grid)
         response = factory.response.select(factory.campaigns, members)
-        self._buyers = _buyers(self._set, response, self._specs, numbers, factory)
+        self._segments = _segments(self._set, self._specs, numbers)
+        self._buyers = _buyers(self._set, response, self._segments, factory)
         self._markets = _markets(self._set, self._specs, numbers, factory)
         self._log_level = log_levels(self._specs, self._curves.shape, self._markets.key)
         cells = self._set.cells
@@ -180,34 +187,30 @@ class World:
         self._room = room_for(most, max((len(spec.exposure) for spec in self._specs), default=1), cells)
         self._past = Past(np.zeros(len(members), dtype=np.int64), np.zeros(cells), np.zeros(len(self._specs)))
         self._follow_clicks(factory.conversions.select(members), members)
-        self._recorder = Recorder(
-            numbers, members, factory.campaigns.cells_of(members), self._buyers.per_click
-        )
-        self._count_people(numbers, joined)
+        self._recorder = Recorder(numbers, members, factory.campaigns.cells_of(members), self._buyers.per_click)
+        self._count_people(joined[numbers])
 
     def _follow_clicks(self, conversions: Conversions, members: Int64) -> None:
         """What the stages after a click need, per campaign and cell."""
         campaigns, troubles = self._set, self._factory.troubles
         self._after = after_of(conversions, self._buyers.key)
-        owner, segment = campaigns.cell_campaign, _segments(campaigns, self._specs)
-        self._rate = conversions.rate[owner] * [each.cvr for each in segment]
-        self._worth = conversions.value_micros[owner] * [each.value for each in segment]
+        owner = campaigns.cell_campaign
+        self._rate = conversions.rate[owner] * [each.cvr for each in self._segments]
+        self._worth = conversions.value_micros[owner] * [each.value for each in self._segments]
         self._rates = Factors(troubles.rates, members)
         self._reports = Factors(troubles.reports, members)
-        creatives = np.concatenate([self._factory.campaigns.creatives_of(members)])
-        self._approvals = Factors(troubles.approvals, creatives)
+        self._approvals = Factors(troubles.approvals, places_of(self._factory.campaigns.creative_start, members))
         self._pending = np.empty((0, len(CONVERSION_COLUMNS)), dtype=np.int64)
-        self._refunds = np.empty((0, len(CONVERSION_COLUMNS)), dtype=np.int64)
+        self._refunds = np.empty((0, len(BOOKED_COLUMNS)), dtype=np.int64)
 
-    def _count_people(self, numbers: Int64, joined: Int64) -> None:
+    def _count_people(self, joined: Int64) -> None:
         """Who the people are, as far as anybody counts them."""
         factory, campaigns = self._factory, self._set
         self._reach: Reach | None = None
-        self._attributor: Attributor | None = None
+        self._bookkeeper: Bookkeeper | None = None
         names = [audience.name for audience in factory.people]
-        segments = _segments(campaigns, self._specs)
         self._audience = np.array(
-            [-1 if each.audience is None else names.index(each.audience) for each in segments], dtype=np.int64
+            [-1 if each.audience is None else names.index(each.audience) for each in self._segments], dtype=np.int64
         )
         if not (self._audience >= 0).any():
             return
@@ -215,9 +218,7 @@ class World:
         everybody = int(self._people.first[-1])
         self._reach = Reach(len(campaigns), everybody)
         if factory.attribution is not None:
-            self._attributor = Attributor(
-                factory.attribution, self._buyers.key, joined[numbers], campaigns.cells, everybody
-            )
+            self._bookkeeper = Bookkeeper(factory.attribution, self._buyers.key, joined, campaigns.cells, everybody)
 
     def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
         """Hold the auctions of the ticks [from_tick, to_tick) under the members' controls."""
@@ -247,19 +248,19 @@ class World:
 
     def state(self) -> WorldState:
         """What was charged in the budget period, seen, felt, and is still to come."""
-        past = Past(*(column.copy() for column in self._past))
+        past = _copied(self._past)
         reach = None if self._reach is None else self._reach.state()
-        attribution = None if self._attributor is None else self._attributor.state()
+        attribution = None if self._bookkeeper is None else self._bookkeeper.state()
         return WorldState(past, self._pending.copy(), self._refunds.copy(), reach, attribution)
 
     def restore(self, state: WorldState) -> None:
         """Go back to a state: what follows is then as it was, or would have been."""
-        self._past = Past(*(column.copy() for column in state.past))
+        self._past = _copied(state.past)
         self._pending, self._refunds = state.conversions.copy(), state.refunds.copy()
-        if self._reach is not None:
+        if self._reach is not None and state.reach is not None:
             self._reach.restore(state.reach)
-        if self._attributor is not None:
-            self._attributor.restore(state.attribution)
+        if self._bookkeeper is not None:
+            self._bookkeeper.restore(state.attribution)
 
     def _open_markets(self, from_tick: int, to_tick: int) -> Markets:
         auctions = self._curves.arrivals(self._markets.key, from_tick, to_tick)
@@ -277,9 +278,7 @@ class World:
     def _persons(self, rows: Int64) -> Int64:
         return persons_of(rows, self._markets.key, self._audience[rows[:, _CELL]], self._people)
 
-    def _settle(
-        self, clicks: Int64, counts: Int64, from_tick: int, to_tick: int
-    ) -> tuple[Int64, Int64, Int64 | None]:
+    def _settle(self, clicks: Int64, counts: Int64, from_tick: int, to_tick: int) -> tuple[Int64, Int64, Int64 | None]:
         """Book the conversions and refunds that happen before a tick opens; those after stay pending."""
         grid = self._factory.grid
         ends, closes = grid.opens(grid.ticks), grid.opens(to_tick)
@@ -288,18 +287,152 @@ class World:
         if self._reports:
             share = self._reports.over(from_tick, to_tick)[grid.tick_of(due[:, _TIME]) - from_tick, due[:, _CAMPAIGN]]
             due = reported(due, share, self._buyers.key)
-        booked, truth = self._attributed(clicks, due, closes)
-        self._refunds = np.concatenate((self._refunds, self._refunded(due, booked, ends)))
-        refunds, self._refunds = _due(self._refunds, closes)
-        at = grid.tick_of(booked.time) - from_tick
-        np.add.at(counts[:, :, CONVERSIONS], (at, booked.cell), booked.conversions)
-        np.add.at(counts[:, :, REVENUE], (at, booked.cell), booked.revenue)
-        np.add.at(counts[:, :, REFUNDS], (grid.tick_of(refunds[:, _TIME]) - from_tick, refunds[:, _CELL]), refunds[:, _VALUE])
+        booked, truth = self._book(clicks, due, closes)
+        refunds, self._refunds = _due(np.concatenate((self._refunds, self._refunded(due, booked, ends))), closes)
+        for rows, columns in ((booked, (CONVERSIONS, REVENUE)), (refunds, (REFUNDS,))):
+            at = grid.tick_of(rows[:, _TIME]) - from_tick, rows[:, _TO_CELL]
+            for column in columns:
+                np.add.at(counts[:, :, column], at, rows[:, _WHOLE if column == CONVERSIONS else _VALUE])
         told = None if truth is None else truth_counts(truth, grid, from_tick, to_tick - from_tick, self._set.cells)
-        return booked.events(due), refunds, told
+        return booked, refunds, told
 
     def _convert(self, clicks: Int64, from_tick: int, to_tick: int, ends: int) -> Int64:
+        if not len(clicks):
+            return np.empty((0, len(CONVERSION_COLUMNS)), dtype=np.int64)
         rate, worth = self._rate[clicks[:, _CELL]], self._worth[clicks[:, _CELL]]
         if self._rates:
             rate *= self._rates.over(from_tick, to_tick)[clicks[:, _TICK] - from_tick, clicks[:, _CAMPAIGN]]
         return conversions_of(clicks, np.minimum(rate, 1.0), worth, self._after, ends)
+
+    def _book(self, clicks: Int64, due: Int64, closes: int) -> tuple[Int64, Int64 | None]:
+        """To which clicks conversions are credited, int64[rows, len(BOOKED_COLUMNS)]; and the truth about them."""
+        if self._bookkeeper is None:
+            return np.column_stack((due, due[:, :_TIME], np.ones(len(due), dtype=np.int64), np.arange(len(due)))), None
+        booked = self._bookkeeper.book(clicks, self._persons(clicks), due, self._persons(due), closes)
+        row = {name: booked.rows[:, at] for at, name in enumerate(BOOKING_COLUMNS)}
+        cause = due[booked.conversion]
+        cause[:, _VALUE] = row["revenue"]
+        return np.column_stack((cause, booked.rows[:, :_TIME], row["conversions"], booked.conversion)), booked.truth
+
+    def _refunded(self, due: Int64, booked: Int64, ends: int) -> Int64:
+        """What is given back of conversions, from those that they were credited to; rows as they were booked."""
+        numbered = due.copy()
+        numbered[:, _VALUE] = np.arange(len(due))
+        refunds = refunds_of(numbered, self._after, ends)
+        when = np.full(len(due), -1, dtype=np.int64)
+        when[refunds[:, _VALUE]] = refunds[:, _TIME]
+        rows = booked[when[booked[:, _ORIGIN]] >= 0]
+        rows[:, _TIME] = when[rows[:, _ORIGIN]]
+        return rows
+
+    def _events(self, impressions: Int64, conversions: Int64, refunds: Int64) -> Events:
+        factory = self._factory
+        if not factory.record_events:
+            return Events.empty()
+        events = self._recorder.events(impressions, conversions, refunds)
+        return spoil(events, factory.mishaps, key_of(factory.seed, "mishaps", ""), factory.grid)
+
+    def _opportunities(self, rows: Int64, qualities: NDArray[Any]) -> Opportunities:
+        if not self._factory.record_opportunities:
+            return Opportunities.empty()
+        clicks = rows[rows[:, -1] > 0][:, : len(CLICK_COLUMNS)]
+        grid = self._factory.grid
+        would = self._convert(clicks, 0, grid.ticks, np.iinfo(np.int64).max)
+        return self._recorder.opportunities(rows, qualities, would)
+
+
+_TO_CELL, _WHOLE, _ORIGIN = (BOOKED_COLUMNS.index(name) for name in ("to_cell", "whole", "origin"))
+
+
+def _copied(past: Past) -> Past:
+    return Past(past.charged.copy(), past.frequency.copy(), past.pressure.copy())
+
+
+def _due(rows: Int64, closes: int) -> tuple[Int64, Int64]:
+    """Those that happen before an event time, and the others."""
+    now = rows[:, _TIME] < closes
+    return rows[now], rows[~now]
+
+
+def clock(grid: TickGrid, from_tick: int, to_tick: int) -> Clock:
+    """Where a span of ticks lies in event time."""
+    return Clock(from_tick, grid.opens(from_tick), grid.tick_us, new_days(grid)[from_tick:to_tick])
+
+
+def new_days(grid: TickGrid) -> Bool:
+    """Whether a tick is the first of its local day; shape [ticks]."""
+    return np.append(True, grid.closes_day[:-1])
+
+
+def _segments(campaigns: CampaignSet, specs: Sequence[Market], numbers: Int64) -> list[Segment]:
+    """The segment that every cell is shown to."""
+    place = np.searchsorted(numbers, campaigns.market)[campaigns.cell_campaign].tolist()
+    first = campaigns.layout.audience_start[campaigns.cell_campaign]
+    segment = (campaigns.cell_audience - first).tolist()
+    return [specs[market].segments[each] for market, each in zip(place, segment, strict=True)]
+
+
+def _markets(campaigns: CampaignSet, specs: Sequence[Market], numbers: Int64, factory: WorldFactory) -> Markets:
+    """What stays as it is over the run; price level and auctions are for a span to fill in."""
+    seat = np.argsort(campaigns.market, kind="stable").astype(np.int64)
+    answers = [(0.0, 0.0) if spec.answer is None else (spec.answer.strength, spec.answer.persistence) for spec in specs]
+    segments = [segment for spec in specs for segment in spec.segments]
+
+    def column(name: str, kind: str = "float64") -> NDArray[Any]:
+        return np.array([getattr(spec, name) for spec in specs], dtype=kind)
+
+    def starts(sizes: list[int]) -> Int64:
+        return np.cumsum([0, *sizes], dtype=np.int64)
+
+    return Markets(
+        key=keys_of(factory.seed, "market", [factory.campaigns.markets[number] for number in numbers]),
+        start=np.append(np.searchsorted(campaigns.market[seat], numbers), seat.size).astype(np.int64),
+        seat=seat,
+        sigma=column("price_sigma"),
+        reserve=column("reserve_micros", "int64"),
+        first_price=column("first_price", "bool"),
+        competitors=column("competitors", "int64"),
+        slot_start=starts([len(spec.exposure) for spec in specs]),
+        exposure=np.array([seen for spec in specs for seen in spec.exposure]),
+        audience_start=starts([len(spec.segments) for spec in specs]),
+        audience_share=np.array(
+            [share for spec in specs for share in np.cumsum([each.share for each in spec.segments])]
+        ),
+        audience_log_price=np.log([segment.price for segment in segments]),
+        strength=np.array([strength for strength, _ in answers]),
+        persistence=np.array([persistence for _, persistence in answers]),
+        bots=_bots(specs, factory.grid),
+        log_level=np.empty((0, len(specs))),
+        auctions=np.empty((0, len(specs)), dtype=np.int64),
+    )
+
+
+def _bots(specs: Sequence[Market], grid: TickGrid) -> Float64:
+    """The share of impressions that machines click, of several the largest; [1, m] where there never are any."""
+    shares = np.zeros((grid.ticks if any(spec.bots for spec in specs) else 1, len(specs)))
+    for m, spec in enumerate(specs):
+        for each in spec.bots:
+            shares[each.ticks, m] = np.maximum(shares[each.ticks, m], each.factor)
+    return shares
+
+
+def _buyers(campaigns: CampaignSet, response: Response, segments: Sequence[Segment], factory: WorldFactory) -> Buyers:
+    creative = campaigns.cell_creative
+    people = {audience.name: float(audience.people) for audience in factory.people}
+    ticks_of_rest = response.rest_hours * (_HOUR_US / factory.grid.tick_us)
+    return Buyers(
+        key=keys_of(factory.seed, "campaign", campaigns.ids),
+        creative_start=campaigns.creative_start,
+        audience_start=campaigns.layout.audience_start,
+        cell_start=campaigns.cell_start,
+        reach=response.reach,
+        sigma=response.value_sigma,
+        correlation=response.correlation,
+        discount=np.exp(-0.5 * response.value_sigma**2),
+        per_click=campaigns.charging == Charging.PER_CLICK,
+        daily=campaigns.period == Period.DAY,
+        ctr=np.minimum(response.ctr[creative] * [segment.ctr for segment in segments], 1.0),
+        wear=response.wear[creative],
+        decay=(0.5 ** (1 / ticks_of_rest))[creative],
+        people=np.array([people.get(segment.audience or "", 1.0) for segment in segments], dtype=np.float64),
+    )

@@ -16,6 +16,7 @@ from engine.campaigns import CampaignSet, ControlState
 from engine.units import TickGrid
 from experiments.benchmarks.measuring import Figure, by_turns
 from sim.auction import Market
+from sim.conversions import Conversions
 from sim.response import Response
 from sim.traffic import Traffic
 from sim.world import WorldFactory
@@ -52,21 +53,13 @@ def world(auctions: int) -> tuple[WorldFactory, ControlState]:
         min_budget=np.ones(1, dtype=np.int64),
         max_budget=ample,
     )
-    response = Response(
-        reach=np.ones(1),
-        value_sigma=np.array([VALUE_SIGMA]),
-        ctr=np.array([CTR]),
-        cvr=np.zeros(1),
-        delay_hours=np.zeros(1),
-        value_micros=np.zeros(1),
-        conversion_sigma=np.zeros(1),
-    )
     factory = WorldFactory(
         campaigns=campaigns,
         grid=TickGrid(datetime(2026, 3, 2), 30, 1),
         seed=1,
         markets=(Market(Traffic(auctions), LEVEL_MICROS, PRICE_SIGMA),),
-        response=response,
+        response=Response.plain([1.0], [VALUE_SIGMA], [CTR]),
+        conversions=Conversions.plain([0.0], [0.0], [0.0], [0.0]),
     )
     return factory, ControlState.initial(campaigns, np.array([BID_MICROS]), ample)
 

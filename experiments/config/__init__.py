@@ -53,11 +53,14 @@ from experiments.config.steering import (
     UsersPolicy,
     Window,
 )
+from experiments.config.troubles import PriceShock, TrafficLoss, Trouble
 from experiments.config.values import nearest
+from experiments.config.weeks import with_weeks
 from experiments.config.world import (
     Account,
     Conversions,
     Creative,
+    Dated,
     Delay,
     DelayPart,
     Exponential,
@@ -65,9 +68,11 @@ from experiments.config.world import (
     LimitOverrides,
     LogNormal,
     Market,
+    MarketTraffic,
     Price,
     PriceShare,
     Refunds,
+    Regimes,
     ReplayedCampaign,
     ReplayTime,
     Shock,
@@ -86,8 +91,8 @@ _SOURCES: dict[str, type[SimulationConfig] | type[ReplayConfig]] = {
 def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
     """Read a configuration from a YAML file, or take it as a mapping (what `run.json` holds is one).
 
-    The path of its limits file comes out absolute: a file's is relative to its own folder, a mapping's to the working
-    directory.
+    Paths are relative to the file's own folder, of a mapping to the working directory. The one of its limits file comes
+    out absolute; a table of traffic comes out as the numbers in it.
 
     Raises
     ------
@@ -106,9 +111,13 @@ def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
         raise BadInput(f"{name}: time.{error}") from None
     if found:
         raise refusal(name, given, found)
+    folder = Path() if isinstance(source, Mapping) else Path(source).parent
+    if isinstance(config, SimulationConfig):
+        config, unusable = with_weeks(config, folder)
+        if unusable:
+            raise refusal(name, given, unusable)
     if config.limits_file is None:
         return config
-    folder = Path() if isinstance(source, Mapping) else Path(source).parent
     return config.model_copy(update={"limits_file": str((folder / config.limits_file).absolute())})
 
 
@@ -140,6 +149,7 @@ __all__ = [
     "Conversions",
     "Creative",
     "DailyBudgets",
+    "Dated",
     "Delay",
     "DelayPart",
     "EcpcPid",
@@ -154,12 +164,15 @@ __all__ = [
     "LogNormal",
     "Mandate",
     "Market",
+    "MarketTraffic",
     "PidGains",
     "PolicySpec",
     "Price",
     "PriceShare",
+    "PriceShock",
     "Proposal",
     "Refunds",
+    "Regimes",
     "ReplayConfig",
     "ReplayTime",
     "ReplayedCampaign",
@@ -175,6 +188,8 @@ __all__ = [
     "Traffic",
     "TrafficAwarePacing",
     "TrafficAwarePi",
+    "TrafficLoss",
+    "Trouble",
     "UsersPolicy",
     "Window",
     "boundary_tick",

@@ -27,10 +27,14 @@ from experiments.config.steering import (
     Proposal,
     UsersPolicy,
 )
-from experiments.config.values import nearest, time_text
+from experiments.config.troubles import Trouble
+from experiments.config.values import DAY_MINUTES, nearest, time_text
 from experiments.config.world import (
+    Dated,
     HardLimits,
     LimitOverrides,
+    MarketTraffic,
+    Regimes,
     SimulatedCampaign,
     shares_sum,
 )
@@ -323,23 +327,66 @@ def _score(config: RunConfig) -> Iterator[Problem]:
 
 def _simulation(config: SimulationConfig) -> Iterator[Problem]:
     for name, campaign in config.campaigns.items():
-        if campaign.market not in config.markets:
-            rule = f"is not a market of this file: {nearest(campaign.market, list(config.markets))}"
-            yield Problem(("campaigns", name, "market"), rule, campaign.market)
+        yield from _known_market(config, ("campaigns", name, "market"), campaign.market)
         run_hours = config.grid.ticks * config.time.tick_minutes / 60
         yield from conversion_problems(("campaigns", name, "conversions"), campaign.conversions, run_hours)
     for name, market in config.markets.items():
+        yield from _traffic(("markets", name, "traffic"), market.traffic)
+        yield from _regimes(config, ("markets", name, "price", "regimes"), market.price.regimes)
         for position, shock in enumerate(market.shocks):
-            path: Path = ("markets", name, "shocks", position)
-            yield from _inside(config, path, shock.day, shock.time, first=0)
-            yield from _on_grid(
-                config, path, shock.day, shock.time, 1, f"a tick, every {config.time.tick_minutes} minutes"
-            )
-            ticks = shock.hours * 60 / config.time.tick_minutes
-            if ticks != round(ticks):
-                whole = max(round(ticks), 1) * config.time.tick_minutes / 60
-                rule = f"must be a whole number of ticks of {config.time.tick_minutes} minutes: write {whole:g}"
-                yield Problem((*path, "hours"), rule, shock.hours)
+            yield from _dated(config, ("markets", name, "shocks", position), shock)
+    for position, trouble in enumerate(config.troubles):
+        yield from _dated(config, ("troubles", position), trouble)
+        yield from _trouble(config, ("troubles", position), trouble)
+
+
+def _traffic(path: Path, traffic: MarketTraffic) -> Iterator[Problem]:
+    daily = {"amplitude": traffic.amplitude, "peak_hour": traffic.peak_hour}
+    given = [name for name, value in daily.items() if value is not None]
+    if traffic.week is not None and given:
+        rule = "must be left out beside week, which has every hour's level: keep one of the two"
+        yield Problem((*path, given[0]), rule, daily[given[0]])
+    elif traffic.week is None and not given:
+        yield Problem(path, "must have a curve: add amplitude and peak_hour, or week")
+    elif traffic.week is None:
+        yield from (Problem((*path, name), "is missing: add it") for name in daily if name not in given)
+    if traffic.region is not None and not isinstance(traffic.week, str):
+        rule = "must be left out where week is no table: remove it, or give week the path of one"
+        yield Problem((*path, "region"), rule, traffic.region)
+
+
+def _regimes(config: SimulationConfig, path: Path, regimes: Regimes | None) -> Iterator[Problem]:
+    minutes = config.time.tick_minutes
+    if regimes is not None and regimes.every_days * DAY_MINUTES < minutes:
+        rule = f"must be a tick of {minutes} minutes at least: write {minutes / DAY_MINUTES:.4g} or more"
+        yield Problem((*path, "every_days"), rule, regimes.every_days)
+
+
+def _dated(config: SimulationConfig, path: Path, dated: Dated) -> Iterator[Problem]:
+    minutes = config.time.tick_minutes
+    yield from _inside(config, path, dated.day, dated.time, first=0)
+    yield from _on_grid(config, path, dated.day, dated.time, 1, f"a tick, every {minutes} minutes")
+    ticks = dated.hours * 60 / minutes
+    if ticks != round(ticks):
+        whole = max(round(ticks), 1) * minutes / 60
+        rule = f"must be a whole number of ticks of {minutes} minutes: write {whole:g}"
+        yield Problem((*path, "hours"), rule, dated.hours)
+
+
+def _trouble(config: SimulationConfig, path: Path, trouble: Trouble) -> Iterator[Problem]:
+    if len(trouble.kinds) != 1:
+        *others, last = trouble.known()
+        given, remedy = (", ".join(trouble.kinds), "keep") if trouble.kinds else ("none", "add")
+        yield Problem(path, f"must hold exactly one of {', '.join(others)} and {last}, not {given}: {remedy} one")
+        return
+    for name, kind in trouble.kinds.items():
+        for place, market in enumerate(() if kind.markets == "all" else kind.markets):
+            yield from _known_market(config, (*path, name, "markets", place), market)
+
+
+def _known_market(config: SimulationConfig, path: Path, name: str) -> Iterator[Problem]:
+    if name not in config.markets:
+        yield Problem(path, f"is not a market of this file: {nearest(name, list(config.markets))}", name)
 
 
 def _log(config: ReplayConfig) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from pydantic import Field
 from engine.metrics import ScoreTargets
 from engine.units import TickGrid, microseconds
 from experiments.config.steering import Mandate, PolicySpec, Script, Window
+from experiments.config.troubles import Trouble
 from experiments.config.values import Id, PositiveMicros, Ratio, Zone
 from experiments.config.world import (
     Account,
@@ -101,6 +102,7 @@ class SimulationConfig(_Common):
     time: SimulationTime
     markets: Annotated[dict[Id, Market], Field(min_length=1)]
     campaigns: Annotated[dict[Id, SimulatedCampaign], Field(min_length=1)]
+    troubles: tuple[Trouble, ...] = ()
 
     @cached_property
     def grid(self) -> TickGrid:

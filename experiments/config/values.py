@@ -10,24 +10,25 @@ import re
 from datetime import date, datetime, time
 from difflib import get_close_matches
 from fractions import Fraction
-from math import isfinite
+from math import inf, isfinite
 from typing import Annotated, Any, Final, Literal, TypeAlias
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from engine.units import MAX_MICROS, PPM
+from engine.units import MAX_MICROS, PPM, WEEK_HOURS
 
 _PERCENT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
 _CHANGE = re.compile(r"([+-][0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
 _FRACTION = re.compile(r"[0-9]{1,6}(?:/[0-9]{1,6}|\.[0-9]{1,6})?")
 _CLASS = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
-_DAY_MINUTES = 24 * 60
+DAY_MINUTES = 24 * 60
 _FIRST_YEAR, _LAST_YEAR = 1970, 2200
 _WIDEST_BAND = 1000
 _FINEST_BAND = 10**6
+_LONGEST_PATH, _LONGEST_REGION = 4_096, 64
 _ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ID_RULE: Final = "must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit: rename it"
 
@@ -93,7 +94,7 @@ def band(value: Any) -> tuple[Fraction, Fraction]:
 
 
 def _time_of_day(value: Any) -> time:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _DAY_MINUTES:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < DAY_MINUTES:
         written = f"{value // 60:02}:{value % 60:02}"  # YAML reads an unquoted 10:00 as 600
         raise refuse(f'must be a time of day in quotes: write "{written}"')
     if isinstance(value, time) and value == time(value.hour, value.minute):
@@ -133,19 +134,44 @@ def _zone(value: Any) -> str:
 
 
 def _tick_minutes(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or _DAY_MINUTES % value:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or DAY_MINUTES % value:
         raise refuse("must be a whole number that divides a day of 1440 minutes: try 5, 30 or 60")
     return value
 
 
-def _chosen(value: Any) -> Literal["all"] | tuple[str, ...]:
+def _chosen(value: Any, what: str = "campaign") -> Literal["all"] | tuple[str, ...]:
     if value == "all":
         return "all"
     if not isinstance(value, tuple | list) or not value or not all(isinstance(item, str) for item in value):
-        raise refuse("must be all or a list of campaign ids: write all or [a, b]")
+        raise refuse(f"must be all or a list of {what} ids: write all or [a, b]")
     if len(set(value)) < len(value):
-        raise refuse("must name a campaign once: remove the repetition")
+        raise refuse(f"must name a {what} once: remove the repetition")
     return tuple(value)
+
+
+def _chosen_markets(value: Any) -> Literal["all"] | tuple[str, ...]:
+    return _chosen(value, "market")
+
+
+def _week(value: Any) -> tuple[float, ...] | str:
+    if isinstance(value, str) and 0 < len(value) <= _LONGEST_PATH:
+        return value
+    if not isinstance(value, tuple | list):
+        raise refuse("must be a list of 168 numbers or the path of a table: write one of the two")
+    if len(value) != WEEK_HOURS:
+        raise refuse(f"must hold {WEEK_HOURS} numbers, one an hour from Monday 00:00 on, not {len(value)}: correct it")
+    for level in value:
+        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level < inf:
+            raise refuse(f"must hold numbers >= 0, not {ascii(level)[:20]}: correct it")
+    if not any(value):
+        raise refuse("must have traffic in one hour at least: give it a number > 0")
+    return tuple(float(level) for level in value)
+
+
+def _region(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str) or not 0 < len(str(value)) <= _LONGEST_REGION:
+        raise refuse(f"must be a region of the table, at most {_LONGEST_REGION} characters long: write its region_id")
+    return str(value)
 
 
 def _dotted_class(value: Any) -> str:
@@ -189,6 +215,12 @@ _BAND_SCHEMA = {
     "maxItems": 2,
     "description": "low and high as numbers or fractions such as 1/3, low <= 1 <= high",
 }
+_WEEK_SCHEMA = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": WEEK_HOURS, "maxItems": WEEK_HOURS},
+        {"type": "string", "description": "path of a CSV with the columns dow, hour, traffic_share"},
+    ]
+}
 _CHOSEN_SCHEMA = {
     "anyOf": [{"const": "all"}, {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}]
 }
@@ -200,6 +232,10 @@ def _band_text(sides: tuple[Fraction, Fraction]) -> list[str]:
 
 def _chosen_text(chosen: Literal["all"] | tuple[str, ...]) -> str | list[str]:
     return chosen if isinstance(chosen, str) else list(chosen)
+
+
+def _week_text(week: tuple[float, ...] | str) -> str | list[float]:
+    return week if isinstance(week, str) else list(week)
 
 
 def _change_text(change: Fraction) -> str:
@@ -253,6 +289,19 @@ Chosen: TypeAlias = Annotated[
     PlainSerializer(_chosen_text, when_used="json"),
     WithJsonSchema(_CHOSEN_SCHEMA),
 ]
+ChosenMarkets: TypeAlias = Annotated[
+    Literal["all"] | tuple[str, ...],
+    PlainValidator(_chosen_markets),
+    PlainSerializer(_chosen_text, when_used="json"),
+    WithJsonSchema(_CHOSEN_SCHEMA),
+]
+Week: TypeAlias = Annotated[
+    tuple[float, ...] | str,
+    PlainValidator(_week),
+    PlainSerializer(_week_text, when_used="json"),
+    WithJsonSchema(_WEEK_SCHEMA),
+]
+Region: TypeAlias = Annotated[str, PlainValidator(_region), WithJsonSchema({"type": ["string", "integer"]})]
 DottedClass: TypeAlias = Annotated[
     str,
     PlainValidator(_dotted_class),

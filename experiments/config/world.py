@@ -16,10 +16,12 @@ from experiments.config.values import (
     Micros,
     PositiveMicros,
     Ratio,
+    Region,
     Sigma,
     Start,
     TickMinutes,
     TimeOfDay,
+    Week,
     Zone,
     ppm,
 )
@@ -66,19 +68,86 @@ class Traffic(Model):
     peak_hour: Annotated[float, Field(ge=0, le=24)]
 
 
-class Price(Model):
-    """Log-normal price of the competition: median `level_micros`, `sigma` of its logarithm."""
+class MarketTraffic(Model):
+    """A market's curve of opportunities, and how much single ticks stray from it.
 
-    level_micros: PositiveMicros
+    amplitude, peak_hour:
+        A daily curve, as `Traffic` has it.
+    week:
+        Instead of these 168 levels on any scale, one for every local hour from Monday 00:00 on, or the path of a table
+        of them (`sim.logs.traffic_share`), relative to the configuration's folder. Once loaded, the levels themselves
+        stand here, so that what a run used is in its folder.
+    region:
+        Which region of the table, where it holds several.
+    dispersion:
+        d: a tick's opportunities have the variance mean + d · mean² (negative binomial); 0: Poisson.
+    """
+
+    amplitude: Ratio | None = None
+    peak_hour: Annotated[float, Field(ge=0, le=24)] | None = None
+    week: Week | None = None
+    region: Region | None = None
+    dispersion: Annotated[float, Field(ge=0, le=100)] = 0.0
+
+    @property
+    def daily(self) -> Traffic | None:
+        """The daily curve; None where the week has one."""
+        if self.amplitude is None or self.peak_hour is None:
+            return None
+        return Traffic(amplitude=self.amplitude, peak_hour=self.peak_hour)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The levels of the week of a loaded configuration; empty where there is a daily curve."""
+        assert not isinstance(self.week, str), "loading puts a table's levels in its place"
+        return self.week or ()
+
+
+class Drift(Model):
+    """The price level wanders around its median: x = `persistence` · x before + `sigma` · noise, in logarithms.
+
+    Both are per tick: of a deviation, persistence^n is left after n ticks, and the level's logarithm has the standard
+    deviation sigma / √(1 - persistence²).
+    """
+
+    persistence: Annotated[float, Field(ge=0, lt=1)]
     sigma: Sigma
 
 
-class Shock(Model):
-    """A time during which the competition's prices are multiplied by `factor`."""
+class Regimes(Model):
+    """The price level takes another offset, `sigma` of its logarithm, every so many days on average."""
+
+    every_days: Annotated[float, Field(gt=0, le=36_600)]
+    sigma: Sigma
+
+
+class Price(Model):
+    """Log-normal price of the competition: median `level_micros`, `sigma` of its logarithm; the rest moves the median.
+
+    drift, regimes:
+        How it wanders by itself; None: it does not.
+    follows_demand:
+        Its elasticity with respect to the traffic curve: 0.3 makes it 3 % higher where traffic is 10 % higher.
+    """
+
+    level_micros: PositiveMicros
+    sigma: Sigma
+    drift: Drift | None = None
+    regimes: Regimes | None = None
+    follows_demand: Annotated[float, Field(ge=-5, le=5)] = 0.0
+
+
+class Dated(Model):
+    """A time in the run, `hours` long."""
 
     day: Day
     time: TimeOfDay = time()
     hours: Annotated[float, Field(gt=0, le=87_840)]
+
+
+class Shock(Dated):
+    """A time during which the competition's prices are multiplied by `factor`."""
+
     factor: Annotated[float, Field(gt=0, le=1_000)]
 
 
@@ -88,7 +157,7 @@ class Market(Model):
     auction: Auction
     charging: ChargingBasis
     opportunities_per_tick: Annotated[float, Field(gt=0, le=1e9)]
-    traffic: Traffic
+    traffic: MarketTraffic
     price: Price
     reserve_micros: Micros = 0
     shocks: tuple[Shock, ...] = ()

@@ -64,18 +64,13 @@ def _week(path: Path, region: str, rows: list[_Row]) -> tuple[float, ...]:
     shares: dict[tuple[int, int], float] = {}
     for row in rows:
         if row.hour in shares:
-            raise BadInput(
-                f"{path.name}, line {row.line} gives dow {row.hour[0]}, hour {row.hour[1]}{of} again: remove one of the "
-                "two"
-            )
+            twice = f"dow {row.hour[0]}, hour {row.hour[1]}{of}"
+            raise BadInput(f"{path.name}, line {row.line} gives {twice} again: remove one of the two")
         shares[row.hour] = row.share
     missing = [hour for hour in _HOURS if hour not in shares]
     if missing:
-        day, hour = missing[0]
-        raise BadInput(
-            f"{path.name} lacks {len(missing)} of the {len(_HOURS)} hours{of}, the first of them dow {day}, hour {hour}: "
-            "add them"
-        )
+        first = f"dow {missing[0][0]}, hour {missing[0][1]}"
+        raise BadInput(f"{path.name} lacks {len(missing)} of the 168 hours{of}, the first of them {first}: add them")
     if not any(shares.values()):
         raise BadInput(f"{path.name} has no traffic in any hour{of}: give one hour at least a share > 0")
     return tuple(shares[hour] for hour in _HOURS)
@@ -83,9 +78,9 @@ def _week(path: Path, region: str, rows: list[_Row]) -> tuple[float, ...]:
 
 def _rows(path: Path) -> Iterator[_Row]:
     """Every row, checked on its own."""
-    if not path.is_file():
-        raise BadInput(f"{path} is not a file: give the path of a table with the columns {', '.join(_COLUMNS)}")
     try:
+        if not path.is_file():
+            raise BadInput(f"{path} is not a file: give the path of a table with the columns {', '.join(_COLUMNS)}")
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = csv.reader(file, strict=True)
             header = [name.strip() for name in next(table, [])]
@@ -98,7 +93,8 @@ def _rows(path: Path) -> Iterator[_Row]:
             if empty:
                 raise BadInput(f"{path.name} has no rows below its header: give a share for each of 168 hours")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path.name} cannot be read ({error!s:.80}): give a CSV in UTF-8") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BadInput(f"{path.name:.80} cannot be read ({reason:.80}): give a CSV in UTF-8") from None
 
 
 def _check_header(path: Path, header: list[str]) -> None:

@@ -52,6 +52,14 @@ def test_a_day_of_23_hours_that_begins_at_one() -> None:
     assert np.bincount(grid.day).tolist() == [24, 23, 24]
 
 
+def test_the_hour_of_the_week_is_local_and_counts_from_monday() -> None:
+    grid = TickGrid(datetime(2026, 3, 28, 23), tick_minutes=30, ticks=10, zone="Europe/Berlin")  # a Saturday
+    sunday = 6 * 24
+    hours = [sunday - 1, sunday, sunday + 1, sunday + 3, sunday + 4]  # two o'clock does not exist
+    assert grid.hour_of_week.tolist() == np.repeat(hours, 2).tolist()
+    assert TickGrid(datetime(2026, 3, 30), tick_minutes=30, ticks=1, zone="Europe/Berlin").hour_of_week.tolist() == [0]
+
+
 def test_ticks_and_event_times() -> None:
     grid = TickGrid(datetime(2025, 6, 1), 30, 48)
     assert grid.opens(0) == grid.start_us == microseconds(datetime(2025, 6, 1, tzinfo=UTC))

@@ -14,6 +14,7 @@ from engine.events import COUNTS, Events, Opportunities
 from engine.policy import Batch, EventSource
 from engine.units import Int64, TickGrid, equal_shares
 from sim.auction import Market
+from sim.conversions import Conversions
 from sim.response import Response
 from sim.traffic import Traffic
 from sim.world import WorldFactory
@@ -37,7 +38,7 @@ class Campaign:
     cvr: float = 0.2
     delay_hours: float = 3.0
     value_micros: float = 100_000.0
-    conversion_sigma: float = 0.5
+    value_spread: float = 0.5
     paused: bool = False
     id: str = ""
 
@@ -72,21 +73,17 @@ def world_of(
     def column(name: str) -> NDArray[Any]:
         return np.array([getattr(campaign, name) for campaign in campaigns], dtype=np.float64)
 
-    response = Response(
-        reach=column("reach"),
-        value_sigma=column("value_sigma"),
-        ctr=np.array([ctr for campaign in campaigns for ctr in campaign.ctrs]),
-        cvr=column("cvr"),
-        delay_hours=column("delay_hours"),
-        value_micros=column("value_micros"),
-        conversion_sigma=column("conversion_sigma"),
+    response = Response.plain(
+        column("reach"), column("value_sigma"), [ctr for campaign in campaigns for ctr in campaign.ctrs]
     )
+    conversions = Conversions.plain(*(column(name) for name in ("cvr", "delay_hours", "value_micros", "value_spread")))
     factory = WorldFactory(
         campaign_set,
         grid,
         seed,
         tuple(markets[name] for name in names),
         response,
+        conversions,
         record_events="events" in record,
         record_opportunities="opportunities" in record,
     )

@@ -219,7 +219,7 @@ class TestStreams:
         self.changed("conversion_time", campaign=replace(self.BASE[0], delay_hours=4.0))
 
     def test_conversion_value(self) -> None:
-        self.changed("conversion_value_micros", campaign=replace(self.BASE[0], conversion_sigma=0.1))
+        self.changed("conversion_value_micros", campaign=replace(self.BASE[0], value_spread=0.1))
 
     def test_price_sigma(self) -> None:
         self.changed("price_micros", market=replace(MARKET, price_sigma=0.7))
