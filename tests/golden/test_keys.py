@@ -36,6 +36,7 @@ METRICS = [
     ("spend_micros", "int64"),
     ("revenue_micros", "int64"),
     ("refunds_micros", "int64"),
+    ("people", "int64"),
 ]
 ACTIONS = [
     ("tick", "int32"),

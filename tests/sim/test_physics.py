@@ -13,7 +13,7 @@ from hypothesis.strategies import DrawFn
 from engine.campaigns import Charging, ControlState, Period
 from engine.events import BIDS, CLICKS, IMPRESSIONS, OPPORTUNITIES, SPEND, Kind
 from engine.units import Int64, TickGrid
-from sim import exchange
+from sim import draws
 from sim.auction import Market, PriceShock
 from sim.replay import AuctionReplayFactory
 from sim.traffic import Traffic
@@ -73,7 +73,7 @@ def test_what_is_skipped_or_recorded_or_replayed_comes_out_the_same(
     recorded = run(factory(everyone(factory)), controls, (0, 72))
     plain = replace(factory, record_events=False, record_opportunities=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "_LONGEST", block)
+        patch.setattr(draws, "_LONGEST", block)
         skipped = run(plain(everyone(factory)), controls, (0, 31, 72))
     assert np.array_equal(skipped.counts.values, recorded.counts.values)
     first_price = tuple(market.first_price for market in factory.markets)
@@ -130,4 +130,4 @@ def test_no_world_breaks_the_physics(world: tuple[WorldFactory, ControlState], d
         assert np.array_equal(spend, counts[:, :, SPEND])
         resting = controls.paused[factory.campaigns.cell_campaign]
         assert not counts[:, resting, BIDS].any()
-    assert source.state()[1].shape[0] == 0  # every conversion of the run has been booked
+    assert source.state().conversions.shape[0] == 0  # every conversion of the run has been booked

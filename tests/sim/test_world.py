@@ -102,12 +102,12 @@ def test_what_does_not_fit_the_world_is_refused() -> None:
     mine = controls.select(factory.campaigns, np.array([1]))
     with pytest.raises(ValueError, match=r"ticks \(=\[40, 49\)\) must lie in the run's \[0, 48\)"):
         world.advance(40, 49, mine)
-    with pytest.raises(ValueError, match=r"cvr \(of length 6\) must be of length 7, as in the campaign set"):
-        replace(factory, response=replace(factory.response, cvr=np.zeros(6)))
+    with pytest.raises(ValueError, match=r"ctr \(of length 6\) must be of length 7, as in the campaign set"):
+        replace(factory, response=replace(factory.response, ctr=np.zeros(6)))
     with pytest.raises(ValueError, match=r"reach \(=1.5\) must be in \[0, 1\]"):
         replace(factory.response, reach=np.full(7, 1.5))
-    with pytest.raises(ValueError, match=r"delay_hours \(=nan\) must be >= 0 and finite"):
-        replace(factory.response, delay_hours=np.full(7, np.nan))
+    with pytest.raises(ValueError, match=r"rest_hours \(=nan\) must be >= 0.01"):
+        replace(factory.response, rest_hours=np.full(10, np.nan))
     with pytest.raises(ValueError, match=r"markets \(=1\) must be 3, as in the campaign set"):
         replace(factory, markets=(MARKET,))
 
