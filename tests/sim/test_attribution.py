@@ -230,6 +230,20 @@ def test_the_touches_are_those_a_plain_search_finds(
         assert found[:, 8].tolist() == (model(len(seen)).tolist() if seen else [])
 
 
+@given(clicks=CLICKS, sales=SALES, lost=st.sampled_from([0.0, 0.4]))
+@settings(max_examples=50, deadline=None)
+def test_markets_that_are_not_joined_are_booked_as_if_alone(
+    clicks: list[Click], sales: list[Conversion], lost: float
+) -> None:
+    sales = [sale for sale in sales if sale[0] < len(clicks)]
+    rows, person, table, converted = tables(clicks, sales)
+    together = bookkeeper(linear, lost=lost).book(rows, person, table, converted, 10_000 * HOUR)
+    for group in (0, 1):
+        ours, due = (JOINED[each[:, 0]] == group for each in (rows, table))
+        alone = bookkeeper(linear, lost=lost).book(rows[ours], person[ours], table[due], converted[due], 10_000 * HOUR)
+        assert np.array_equal(alone.rows, together.rows[JOINED[together.rows[:, 0]] == group])
+
+
 @given(clicks=CLICKS, sales=SALES, model=st.sampled_from(MODELS))
 @settings(max_examples=50, deadline=None)
 def test_where_nobody_meets_two_campaigns_the_credit_goes_to_the_cause(
@@ -250,10 +264,13 @@ def test_where_nobody_meets_two_campaigns_the_credit_goes_to_the_cause(
 
 def test_what_is_kept_for_later_does_not_grow_with_the_run() -> None:
     keeper = bookkeeper()
-    for hour in range(200):
+    for hour in range(2_000):
         rows, person, table, converted = tables([(0, 0, hour, 0)], [])
         keeper.book(rows, person, table, converted, (hour + 1) * HOUR)
-    assert len(keeper.state()[0]) == 24
+        assert len(keeper.state()[0]) == min(hour + 1, 24)
+        if hour == 200:
+            size = len(pickle.dumps(keeper))
+    assert len(pickle.dumps(keeper)) == size
 
 
 def half(touches: int) -> Int64:
