@@ -105,7 +105,7 @@ class Attribution:
 class Booked(NamedTuple):
     """What a span's conversions bring, in order of their time and then of their cause's auction."""
 
-    rows: Int64  # int64[k, len(BOOKING_COLUMNS)], the touches of one conversion in order of time
+    rows: Int64  # int64[k, len(BOOKING_COLUMNS)], the credited touches of one conversion in order of time
     conversion: Int64  # int64[k], the row of the given table that each credits
     truth: Int64  # int64[conversions, len(TRUTH_COLUMNS)]
 
@@ -222,7 +222,8 @@ class Bookkeeper:
         _carry(self._rest, touch[:, _CELL], credit, whole)
         rows = np.column_stack((touch[:, :_TIME], conversions[row, _TIME], whole, revenue, credit, place))
         caused = touch[:, _CAMPAIGN] == conversions[row, _CAMPAIGN]
-        return Booked(rows, origin[row], _truth(conversions, touches, row[caused], credit[caused]))
+        truth = _truth(conversions, touches, row[caused], credit[caused])
+        return Booked(rows[credit > 0], origin[row[credit > 0]], truth)
 
     def _split(self, touches: Int64, place: Int64) -> tuple[Int64, Int64]:
         """The credit of every touch, and that of the touches before it; both in ppm."""
