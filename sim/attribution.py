@@ -39,6 +39,7 @@ _MARKET, _CAMPAIGN, _CELL, _TICK, _INDEX, _TIME, _VALUE, _NUMBER = range(8)  # o
 _WHO = 6  # of touches, whose other columns are those of clicks
 _HOUR_US = 3_600_000_000
 _ENDS_PPM = 400_000
+_ROOM = 64
 
 
 def last_click(touches: int) -> Int64:
@@ -104,9 +105,52 @@ class Attribution:
 class Booked(NamedTuple):
     """What a span's conversions bring, in order of their time and then of their cause's auction."""
 
-    rows: Int64  # int64[k, len(BOOKING_COLUMNS)], the touches of one conversion in order of time
+    rows: Int64  # int64[k, len(BOOKING_COLUMNS)], the credited touches of one conversion in order of time
     conversion: Int64  # int64[k], the row of the given table that each credits
     truth: Int64  # int64[conversions, len(TRUTH_COLUMNS)]
+
+
+class _Touches:
+    """Touches in order of time, each linked to the one before it whose person falls into the same bucket.
+
+    So a conversion costs as much as its person has touches, and a span as much as it brings, however many there are.
+    """
+
+    def __init__(self, touches: Int64) -> None:
+        room = 2 * len(touches) + _ROOM
+        self._table = np.empty((room, _WHO + 1), dtype=np.int64)
+        self._before = np.empty(room, dtype=np.int64)
+        self._newest = np.full(1 << room.bit_length(), -1, dtype=np.int64)
+        self._oldest = self._end = 0  # rows between are there
+        self._append(touches)
+
+    def with_later(self, touches: Int64) -> _Touches:
+        """These and later ones, in order of time: itself or, where it has no room, another."""
+        if self._end + len(touches) > len(self._table):
+            return _Touches(np.concatenate((self.table(), touches)))
+        self._append(touches)
+        return self
+
+    def forget(self, before: int) -> None:
+        """Let go of the touches before an event time."""
+        self._oldest += int(np.searchsorted(self._table[self._oldest : self._end, _TIME], before))
+
+    def table(self) -> Int64:
+        """A copy of what is there."""
+        return self._table[self._oldest : self._end].copy()
+
+    def find(self, who: Int64, time: Int64, window: int) -> tuple[Int64, Int64]:
+        """The touches that each of some conversions has in its window, one after the other, and how many they are."""
+        count = np.empty(len(who), dtype=np.int64)
+        columns = (self._table, self._oldest, self._newest, self._before, who, time, window, count)
+        rows = np.empty(_walk(*columns, np.empty(0, dtype=np.int64)), dtype=np.int64)
+        _walk(*columns, rows)
+        return self._table[rows], count
+
+    def _append(self, touches: Int64) -> None:
+        start, self._end = self._end, self._end + len(touches)
+        self._table[start : self._end] = touches
+        _link(self._table, start, self._end, self._newest, self._before)
 
 
 class Bookkeeper:
@@ -132,7 +176,7 @@ class Bookkeeper:
         self._key = campaign_key
         self._joined = joined
         self._people = people
-        self._touches = np.empty((0, _WHO + 1), dtype=np.int64)  # in order of time
+        self._touches = _Touches(np.empty((0, _WHO + 1), dtype=np.int64))
         self._rest = np.zeros(cells, dtype=np.int64)  # ppm
 
     def book(
@@ -142,20 +186,20 @@ class Bookkeeper:
 
         Both tables may come in any order. Spans follow on one another.
         """
-        self._touches = np.concatenate((self._touches, self._visible(clicks, click_person)))
+        self._touches = self._touches.with_later(self._visible(clicks, click_person))
         order = np.lexsort([conversions[:, each] for each in (_NUMBER, _INDEX, _CAMPAIGN, _MARKET, _TICK, _TIME)])
         booked = self._credited(conversions[order], self._who(conversions, conversion_person)[order], order)
-        self._touches = self._touches[np.searchsorted(self._touches[:, _TIME], ends - self._rules.window_us) :]
+        self._touches.forget(ends - self._rules.window_us)
         return booked
 
     def state(self) -> tuple[Int64, Int64]:
         """The clicks that can still be found, and each cell's rest of credit in ppm."""
-        return self._touches.copy(), self._rest.copy()
+        return self._touches.table(), self._rest.copy()
 
     def restore(self, state: tuple[Int64, Int64]) -> None:
         """Go back to a state."""
         touches, rest = state
-        self._touches, self._rest = touches.copy(), rest.copy()
+        self._touches, self._rest = _Touches(touches), rest.copy()
 
     def _who(self, rows: Int64, person: Int64) -> Int64:
         return self._joined[rows[:, _MARKET]] * self._people + person
@@ -168,10 +212,9 @@ class Bookkeeper:
         return touches[np.lexsort([touches[:, each] for each in (_INDEX, _CAMPAIGN, _MARKET, _TICK, _TIME)])]
 
     def _credited(self, conversions: Int64, who: Int64, origin: Int64) -> Booked:
-        found, first, touches = self._find(who, conversions[:, _TIME])
+        touch, touches = self._touches.find(who, conversions[:, _TIME], self._rules.window_us)
         row = np.repeat(np.arange(len(conversions)), touches)
         place = np.arange(row.size) - np.repeat(np.cumsum(touches) - touches, touches)
-        touch = found[first[row] + place]
         credit, before = self._split(touches[row], place)
         value = conversions[row, _VALUE]
         revenue = _part(value, before + credit) - _part(value, before)
@@ -179,21 +222,8 @@ class Bookkeeper:
         _carry(self._rest, touch[:, _CELL], credit, whole)
         rows = np.column_stack((touch[:, :_TIME], conversions[row, _TIME], whole, revenue, credit, place))
         caused = touch[:, _CAMPAIGN] == conversions[row, _CAMPAIGN]
-        return Booked(rows, origin[row], _truth(conversions, touches, row[caused], credit[caused]))
-
-    def _find(self, who: Int64, time: Int64) -> tuple[Int64, Int64, Int64]:
-        """The touches of some conversions: a table, each one's first row in it, and how many there are."""
-        converting, person = np.unique(who, return_inverse=True)
-        found = self._touches[np.isin(self._touches[:, _WHO], converting)]
-        owner = np.searchsorted(converting, found[:, _WHO])
-        by_person = np.argsort(owner, kind="stable")
-        found, owner = found[by_person], owner[by_person]
-        moments = np.unique(found[:, _TIME])  # a rank each, so that person and time fit one number
-        key = owner * (moments.size + 1) + np.searchsorted(moments, found[:, _TIME])
-        begin = person * (moments.size + 1)
-        first = np.searchsorted(key, begin + np.searchsorted(moments, time - self._rules.window_us))
-        last = np.searchsorted(key, begin + np.searchsorted(moments, time, side="right"))
-        return found, first, last - first
+        truth = _truth(conversions, touches, row[caused], credit[caused])
+        return Booked(rows[credit > 0], origin[row[credit > 0]], truth)
 
     def _split(self, touches: Int64, place: Int64) -> tuple[Int64, Int64]:
         """The credit of every touch, and that of the touches before it; both in ppm."""
@@ -203,6 +233,43 @@ class Bookkeeper:
         at = (np.cumsum(sizes) - sizes)[np.searchsorted(sizes, touches)] + place
         nothing = np.empty(0, dtype=np.int64)
         return np.concatenate([nothing, *shares])[at], np.concatenate([nothing, *before])[at]
+
+
+@kernel
+def _link(table: Int64, start: int, stop: int, newest: Int64, before: Int64) -> None:
+    for row in range(start, stop):
+        bucket = table[row, _WHO] & (newest.size - 1)
+        before[row] = newest[bucket]
+        newest[bucket] = row
+
+
+@kernel
+def _walk(
+    table: Int64,
+    oldest: int,
+    newest: Int64,
+    before: Int64,
+    who: Int64,
+    time: Int64,
+    window: int,
+    count: Int64,
+    rows: Int64,
+) -> Any:
+    """Count each conversion's touches; and if there is room, write down their rows, the earliest first."""
+    total: Any = 0
+    for conversion in range(who.size):
+        count[conversion] = 0
+        row = newest[who[conversion] & (newest.size - 1)]
+        while row >= oldest and table[row, _TIME] >= time[conversion] - window:
+            if table[row, _WHO] == who[conversion] and table[row, _TIME] <= time[conversion]:
+                if rows.size > 0:
+                    rows[total + count[conversion]] = row
+                count[conversion] += 1
+            row = before[row]
+        if rows.size > 0:
+            rows[total : total + count[conversion]] = rows[total : total + count[conversion]][::-1].copy()
+        total += count[conversion]
+    return total
 
 
 @kernel

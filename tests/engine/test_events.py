@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,17 @@ def test_of_the_rows_of_one_id_the_smallest_time_and_then_payload_stays_and_of_e
             name: column.tolist() for name, column in expected.items()
         }
     assert len(deduplicated(Events.empty())) == 0
+
+
+def test_payloads_are_compared_column_by_column_in_the_order_of_the_schema() -> None:
+    names = ["campaign", "cell", "price_micros", "value_micros", "click_high", "click_low"]
+    for larger, smaller in pairwise(names):
+        columns = events([(Kind.CONVERSION, 0, 5, 0, 0)] * 2).columns()
+        columns[larger][0], columns[smaller][1] = 1, 1
+        told = Events(**columns)
+        for rows in ([0, 1], [1, 0]):
+            (kept,) = deduplicated(told.take(np.array(rows))).columns()[smaller].tolist()
+            assert kept == 1
 
 
 def test_cells_of_a_campaign_are_summed() -> None:

@@ -22,7 +22,7 @@ from sim.attribution import (
     position_based,
     truth_counts,
 )
-from sim.rng import keys_of
+from sim.rng import LOST, keys_of, word
 from tests.sim.builders import GRID
 
 MODELS = (last_click, linear, position_based)
@@ -133,9 +133,9 @@ def test_a_journey_by_hand(model: Credit, credit: list[int], revenue: list[int])
     booked = book(bookkeeper(model), JOURNEY, SALE)
     whole = [0, 0, 1] if model is last_click else [0, 0, 0]
     assert booked.rows.tolist() == [
-        [*touch, 30 * HOUR, whole[n], revenue[n], credit[n], n] for n, touch in enumerate(TOUCHES)
+        [*touch, 30 * HOUR, whole[n], revenue[n], credit[n], n] for n, touch in enumerate(TOUCHES) if credit[n]
     ]
-    assert booked.conversion.tolist() == [0, 0, 0]
+    assert booked.conversion.tolist() == [0] * len(booked.rows)
     assert booked.truth.tolist() == [[1, 30 * HOUR, 1, PPM, credit[0]]]
     assert (len(BOOKING_COLUMNS), len(TRUTH_COLUMNS)) == (booked.rows.shape[1], booked.truth.shape[1])
 
@@ -162,6 +162,20 @@ def test_a_conversion_that_no_click_is_seen_of_is_attributed_to_nobody() -> None
         booked = book(keeper, [(0, 0, 1, 0)], [(0, 5, 10)])
         assert (booked.rows.size, booked.truth.tolist()) == (0, [[0, 6 * HOUR, 1, 0, 0]])
         assert accuracy(booked.truth[:, 2:]) is None
+
+
+def test_another_creative_of_the_campaign_is_the_right_campaign() -> None:
+    booked = book(bookkeeper(), [(0, 0, 1, 0), (0, 1, 2, 0)], [(0, 5, 10)])
+    assert booked.rows[:, 2].tolist() == [1]
+    assert booked.truth.tolist() == [[0, 6 * HOUR, 1, PPM, PPM]]
+
+
+def test_a_clicks_id_is_lost_by_a_draw_of_its_own() -> None:
+    clicks: list[Click] = [(n % 3, 0, n, 0) for n in range(300)]
+    keeper = bookkeeper(hours=10_000.0, lost=0.3)
+    book(keeper, clicks, [], 100)
+    kept = [n for n in range(300) if word(n, n, LOST, KEYS[n % 3]) * 2.0**-32 >= 0.3]
+    assert keeper.state()[0][:, 4].tolist() == kept
 
 
 def test_the_largest_value_is_split_to_the_micro() -> None:
@@ -194,6 +208,10 @@ def test_spans_cut_anywhere_book_the_same_and_what_is_booked_adds_up(
     whole, cut = book(one, clicks, sales), book(many, clicks, sales, *cuts)
     assert all(np.array_equal(*both) for both in zip(whole, cut, strict=True))
     assert all(np.array_equal(*both) for both in zip(one.state(), many.state(), strict=True))
+    rows, person, table, converted = tables(clicks, sales)
+    backwards = bookkeeper(model, lost=lost).book(rows[::-1], person[::-1], table[::-1], converted[::-1], 10_000 * HOUR)
+    assert all(np.array_equal(*both) for both in zip(whole[::2], backwards[::2], strict=True))
+    assert (len(sales) - 1 - backwards.conversion).tolist() == whole.conversion.tolist()
 
     credit, revenue = (np.zeros(len(sales), dtype=np.int64) for _ in range(2))
     np.add.at(credit, whole.conversion, whole.rows[:, 8])
@@ -224,10 +242,25 @@ def test_the_touches_are_those_a_plain_search_finds(
             for n, (which, _, then, whose) in enumerate(clicks)
             if whose == person and JOINED[MARKET_OF[which]] == group and at - 24 <= then <= at
         )
+        shares = model(len(seen)).tolist() if seen else []
         found = booked.rows[booked.conversion == number]
-        assert found[:, 4].tolist() == [n for *_, n in seen]
-        assert found[:, 9].tolist() == list(range(len(seen)))
-        assert found[:, 8].tolist() == (model(len(seen)).tolist() if seen else [])
+        assert found[:, [4, 8, 9]].tolist() == [
+            [seen[touch][-1], credit, touch] for touch, credit in enumerate(shares) if credit
+        ]
+
+
+@given(clicks=CLICKS, sales=SALES, lost=st.sampled_from([0.0, 0.4]))
+@settings(max_examples=50, deadline=None)
+def test_markets_that_are_not_joined_are_booked_as_if_alone(
+    clicks: list[Click], sales: list[Conversion], lost: float
+) -> None:
+    sales = [sale for sale in sales if sale[0] < len(clicks)]
+    rows, person, table, converted = tables(clicks, sales)
+    together = bookkeeper(linear, lost=lost).book(rows, person, table, converted, 10_000 * HOUR)
+    for group in (0, 1):
+        ours, due = (JOINED[each[:, 0]] == group for each in (rows, table))
+        alone = bookkeeper(linear, lost=lost).book(rows[ours], person[ours], table[due], converted[due], 10_000 * HOUR)
+        assert np.array_equal(alone.rows, together.rows[JOINED[together.rows[:, 0]] == group])
 
 
 @given(clicks=CLICKS, sales=SALES, model=st.sampled_from(MODELS))
@@ -250,10 +283,13 @@ def test_where_nobody_meets_two_campaigns_the_credit_goes_to_the_cause(
 
 def test_what_is_kept_for_later_does_not_grow_with_the_run() -> None:
     keeper = bookkeeper()
-    for hour in range(200):
+    for hour in range(2_000):
         rows, person, table, converted = tables([(0, 0, hour, 0)], [])
         keeper.book(rows, person, table, converted, (hour + 1) * HOUR)
-    assert len(keeper.state()[0]) == 24
+        assert len(keeper.state()[0]) == min(hour + 1, 24)
+        if hour == 200:
+            size = len(pickle.dumps(keeper))
+    assert len(pickle.dumps(keeper)) == size
 
 
 def half(touches: int) -> Int64:

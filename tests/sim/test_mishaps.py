@@ -11,7 +11,7 @@ import pytest
 from engine.events import Events, Kind, deduplicated, fold
 from engine.units import TickGrid
 from sim.mishaps import Mishap, Way, spoil
-from sim.rng import key_of
+from sim.rng import MISHAP, key_of, philox
 from tests.sim.builders import same
 
 GRID = TickGrid(datetime(2026, 3, 2), tick_minutes=60, ticks=24)
@@ -155,6 +155,23 @@ def test_one_mishap_moves_no_draw_of_another() -> None:
     assert {low for low, copies in Counter(together.event_low.tolist()).items() if copies == 2} == {
         low for low, copies in Counter(copied.event_low.tolist()).items() if copies == 2 and low in rows
     }
+
+
+def test_draws_are_a_function_of_the_way_and_of_both_halves_of_the_id() -> None:
+    def words(value: int) -> list[np.uint64]:
+        return [np.uint64(value & 0xFFFFFFFF), np.uint64(value >> 32)]
+
+    for way, share in ((Way.MISDATED, 0.3), (Way.LATE, 0.6)):
+        few = EVENTS.take(np.flatnonzero(INSIDE)[:400])
+        hit = []
+        for high, low in zip(few.event_high.tolist(), few.event_low.tolist(), strict=True):
+            first = philox(*words(high), np.uint64(MISHAP), np.uint64(way), np.uint64(KEY))
+            second = philox(*words(low), np.uint64(MISHAP), np.uint64(way), first[0] | first[1] << np.uint64(32))
+            if second[0] * 2.0**-32 < share:
+                hit.append(low)
+        spoilt = spoil(few, [mishap(way, share, 1.0)], KEY, GRID)
+        changed = ~np.isin(spoilt.ingest_time - spoilt.event_time, 0)
+        assert set(spoilt.event_low[changed].tolist()) == set(hit)
 
 
 def test_of_overlapping_mishaps_of_one_way_the_larger_holds_the_smaller() -> None:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import gammaincinv
 
 from engine.units import Int64
 from sim.people import Audience, Reach, people_of, person_of, persons_of
-from sim.rng import keys_of
+from sim.rng import ACTIVITY, PERSON, fill_uniforms, key_of, keys_of, philox
 
 AUDIENCES = (Audience("alone", 1), Audience("alike", 1_000), Audience("uneven", 700, 0.3), Audience("one", 1, 0.5))
 PEOPLE = people_of(AUDIENCES, seed=3)
@@ -57,18 +58,30 @@ def test_the_same_audience_is_the_same_people_whatever_others_there_are() -> Non
     assert (people_of([Audience("other", 700, 0.3)], seed=3).upto[:-1] != alone.upto[:-1]).all()
 
 
+def uniform_of(row: Int64) -> float:
+    block = philox(*(np.uint64(word) for word in (row[4], row[3], PERSON, 0)), KEYS[row[0]])
+    return (int(block[0] >> np.uint64(5)) * 2**26 + int(block[1] >> np.uint64(6))) / 2**53
+
+
+def test_people_who_are_alike_are_drawn_by_a_uniform_of_their_own_purpose() -> None:
+    rows = auctions(500)
+    zero = np.zeros(500, dtype=np.int64)
+    people = people_of([Audience("x", 900)], seed=1)
+    assert persons_of(rows, KEYS, zero, people).tolist() == [int(900 * uniform_of(row)) for row in rows]
+
+
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 5_000])
 @pytest.mark.parametrize("activity", [0.05, 1.0, 40.0])
 def test_a_weighted_person_is_the_one_whose_cumulative_share_the_uniform_falls_in(size: int, activity: float) -> None:
     people = people_of([Audience("x", size, activity)], seed=1)
-    fine = people_of([Audience("x", 2**20)], seed=1)  # all alike: the uniform itself, to 20 bits
+    key = np.uint64(key_of(1, "audience", "x"))
+    uniforms = np.empty((size, 1))
+    fill_uniforms(uniforms, np.array([key]), 0, ACTIVITY)
+    weights = gammaincinv(activity, uniforms[:, 0])
+    np.testing.assert_allclose(people.upto, np.cumsum(weights) / weights.sum(), rtol=1e-12)
     rows = auctions(3_000)
-    zero = np.zeros(3_000, dtype=np.int64)
-    person = persons_of(rows, KEYS, zero, people)
-    u = persons_of(rows, KEYS, zero, fine) / 2**20
-    below = np.append(0.0, people.upto)[person]
-    assert (below < u + 2.0**-20).all()
-    assert (u < people.upto[person]).all()
+    person = persons_of(rows, KEYS, np.zeros(3_000, dtype=np.int64), people)
+    assert person.tolist() == [np.searchsorted(people.upto, uniform_of(row), side="right") for row in rows]
 
 
 def test_reach_marks_the_first_impression_of_a_campaign_to_a_person() -> None:
