@@ -95,6 +95,7 @@ def test_recorded_tables_have_null_where_there_was_no_conversion(reference: Stag
     events = pd.read_parquet(folder / "events")
     assert events.click_id.notna().tolist() == (events.kind == "conversion").tolist()
     assert events.event_id.str.fullmatch("[0-9a-f]{32}").all()
+    assert (events.ingest_time == events.event_time).all()  # a simulation hears of everything at once
     for name in ("events", "opportunities"):
         for file in (folder / name).glob("*.parquet"):
             assert pq.read_schema(file).metadata[b"bidtwin_table_version"] == b"1"
