@@ -39,9 +39,9 @@ def test_fold_counts_kinds_and_money_by_tick_and_cell_and_leaves_out_what_lies_o
         ]
     )
     expected = np.zeros((3, 2, len(COUNTS)), dtype=np.int64)
-    expected[0, 0] = [0, 0, 0, 1, 0, 0, 5, 0, 0]
-    expected[1, 1] = [0, 0, 0, 2, 1, 0, 18, 0, 0]
-    expected[2, 1] = [0, 0, 0, 0, 0, 1, 0, 900, 950]
+    expected[0, 0] = [0, 0, 0, 1, 0, 0, 5, 0, 0, 0]
+    expected[1, 1] = [0, 0, 0, 2, 1, 0, 18, 0, 0, 0]
+    expected[2, 1, 0] = [0, 0, 0, 0, 0, 1, 0, 900, 950]
     folded = fold(happened, GRID, 0, 3, 2)
     assert folded.values.tolist() == expected.tolist()
     assert fold(happened, GRID, 1, 2, 2).values.tolist() == expected[1:].tolist()
@@ -132,9 +132,9 @@ def test_columns_of_two_lengths_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (np.zeros((1, 1, 3), dtype=np.int64), "tick counts (=int64(1, 1, 3)) must be int64[ticks, cells, 9]"),
-        (np.zeros((1, 1, 9)), "tick counts (=float64(1, 1, 9)) must be int64[ticks, cells, 9]"),
-        (np.full((1, 1, 9), -1), "a tick count (=-1) must be >= 0: look at the source that emitted it"),
+        (np.zeros((1, 1, 3), dtype=np.int64), "tick counts (=int64(1, 1, 3)) must be int64[ticks, cells, 10]"),
+        (np.zeros((1, 1, 10)), "tick counts (=float64(1, 1, 10)) must be int64[ticks, cells, 10]"),
+        (np.full((1, 1, 10), -1), "a tick count (=-1) must be >= 0: look at the source that emitted it"),
     ],
 )
 def test_counts_that_are_none_are_refused(values: Any, sentence: str) -> None:

@@ -102,7 +102,7 @@ def test_what_does_not_fit_the_world_is_refused() -> None:
     mine = controls.select(factory.campaigns, np.array([1]))
     with pytest.raises(ValueError, match=r"ticks \(=\[40, 49\)\) must lie in the run's \[0, 48\)"):
         world.advance(40, 49, mine)
-    with pytest.raises(ValueError, match=r"ctr \(of length 6\) must be of length 7, as in the campaign set"):
+    with pytest.raises(ValueError, match=r"ctr \(of length 6\) must be of length 10, as in the campaign set"):
         replace(factory, response=replace(factory.response, ctr=np.zeros(6)))
     with pytest.raises(ValueError, match=r"reach \(=1.5\) must be in \[0, 1\]"):
         replace(factory.response, reach=np.full(7, 1.5))
