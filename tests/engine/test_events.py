@@ -41,7 +41,7 @@ def test_fold_counts_kinds_and_money_by_tick_and_cell_and_leaves_out_what_lies_o
     expected = np.zeros((3, 2, len(COUNTS)), dtype=np.int64)
     expected[0, 0] = [0, 0, 0, 1, 0, 0, 5, 0, 0, 0]
     expected[1, 1] = [0, 0, 0, 2, 1, 0, 18, 0, 0, 0]
-    expected[2, 1, 0] = [0, 0, 0, 0, 0, 1, 0, 900, 950]
+    expected[2, 1] = [0, 0, 0, 0, 0, 1, 0, 900, 950, 0]
     folded = fold(happened, GRID, 0, 3, 2)
     assert folded.values.tolist() == expected.tolist()
     assert fold(happened, GRID, 1, 2, 2).values.tolist() == expected[1:].tolist()
