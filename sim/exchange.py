@@ -258,7 +258,9 @@ def _find_needed(room: Room, seat: Int64, buyers: Buyers, stakes: Stakes, start:
     for s in range(seat.size):
         if room.stance[s] != SURE:
             continue
-        _log_bids(block, s, buyers, stakes, seat[s], start, size)
+        c = seat[s]
+        log_bid = stakes.log_bid[buyers.audience_start[c] : buyers.audience_start[c + 1]]
+        _log_bids(block.normals, block.reached[s], block.log_value[s], block.audience, log_bid, start, size)
         for rank in range(slots + 1):
             for k in range(start, size):  # the higher stays in its rank, the lower goes on to the next
                 mine, best = block.normals[k], block.best[rank, k]
@@ -269,18 +271,16 @@ def _find_needed(room: Room, seat: Int64, buyers: Buyers, stakes: Stakes, start:
 
 
 @inner
-def _log_bids(block: Block, s: int, buyers: Buyers, stakes: Stakes, c: int, start: int, size: int) -> None:
-    """Into `normals`, a campaign's bids in logs; nothing where an auction does not reach it."""
-    first = buyers.audience_start[c]
-    if buyers.audience_start[c + 1] - first == 1:
-        log_bid = stakes.log_bid[first]
+def _log_bids(
+    out: Float64, reached: Any, log_value: Float64, audience: Any, log_bid: Float64, start: int, size: int
+) -> None:
+    """A campaign's bids in logs, `log_bid` being that for each audience; nothing where an auction does not reach it."""
+    if log_bid.size == 1:
         for k in range(start, size):
-            bid = log_bid + block.log_value[s, k]
-            block.normals[k] = bid if block.reached[s, k] > 0 else -np.inf
+            out[k] = log_bid[0] + log_value[k] if reached[k] > 0 else -np.inf
     else:
         for k in range(start, size):
-            bid = stakes.log_bid[first + block.audience[k]] + block.log_value[s, k]
-            block.normals[k] = bid if block.reached[s, k] > 0 else -np.inf
+            out[k] = log_bid[audience[k]] + log_value[k] if reached[k] > 0 else -np.inf
 
 
 @inner
@@ -309,7 +309,9 @@ def _list_bidders(
                 block.bidders[k, block.many[k]] = s
                 block.many[k] += np.int64(block.reached[s, k])
             continue
-        _log_bids(block, s, buyers, stakes, seat[s], start, size)
+        c = seat[s]
+        log_bid = stakes.log_bid[buyers.audience_start[c] : buyers.audience_start[c + 1]]
+        _log_bids(block.normals, block.reached[s], block.log_value[s], block.audience, log_bid, start, size)
         if seat.size == 1:
             for k in range(start, size):
                 block.many[k] = np.int64(block.normals[k] >= block.needed[k])
