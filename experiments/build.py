@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
 from agents.ecpc import EcpcPid
@@ -20,28 +20,42 @@ from engine.actions import Knob, Source
 from engine.campaigns import ACCOUNT, CampaignSet, Charging, ControlState, Period
 from engine.errors import BadInput
 from engine.limits import Limits, Window
-from engine.messages import Command, Role
+from engine.messages import Command, CommandKind, Role
 from engine.optimiser import Assignment
 from engine.policy import Policy
 from engine.runtime.plan import DAY_MINUTES, LimitsFile, Plan
-from engine.units import PPM, Int64, TickGrid, equal_shares, moment
+from engine.units import PPM, Float64, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
 from experiments.users import users_policy
-from sim.auction import Drift, Market, PriceShock, Regimes
+from sim.attribution import Attribution, Credit, last_click, linear, position_based
+from sim.auction import EVERYBODY, Answer, BotClicks, Drift, Market, PriceShock, Regimes, Segment
 from sim.conversions import Conversions, menus_of
 from sim.delays import Delays
 from sim.logs.ipinyou_auctions import read_auctions
 from sim.logs.ipinyou_bins import read_bins
 from sim.logs.recorded import read_recorded
 from sim.logs.rejects import Rejects
+from sim.mishaps import Mishap, Way
+from sim.people import Audience
 from sim.replay import AuctionReplayFactory, IntervalReplayFactory
 from sim.response import Response
 from sim.traffic import Traffic, TrafficChange
+from sim.troubles import Spell, Troubles
 from sim.twin import Twin
 from sim.world import WorldFactory
 
+_CREDITS: dict[str, Credit] = {"last_click": last_click, "linear": linear, "position_based": position_based}
+_WAYS: dict[type[settings.OfEvents], Way] = {
+    settings.LateEvents: Way.LATE,
+    settings.DuplicatedEvents: Way.DUPLICATED,
+    settings.MisdatedEvents: Way.MISDATED,
+    settings.OrphanedClicks: Way.ORPHANED,
+}
 _BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcPid
+_Ticks: TypeAlias = tuple[int, int]
+_Any = TypeVar("_Any", bound=BaseModel)
+_Kind = TypeVar("_Kind", bound=settings.OfMarkets)
 _ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record", "limits_file")
 """Settings that change no decision, and therefore no digest; what a limits file says, the rounds that read it tell."""
 
@@ -66,6 +80,10 @@ def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
         markets=tuple(_market(config, name) for name in campaigns.markets),
         response=_response(config, campaigns),
         conversions=_conversions([config.campaigns[name].conversions for name in campaigns.ids]),
+        people=_audiences(config),
+        attribution=_attribution(config.attribution),
+        troubles=_troubles(config, campaigns),
+        mishaps=tuple(_mishaps(config)),
         record_events="events" in config.record,
         record_opportunities="opportunities" in config.record,
     )
@@ -227,7 +245,14 @@ def _market(config: SimulationConfig, name: str) -> Market:
         price_sigma=spec.price.sigma,
         reserve_micros=spec.reserve_micros,
         first_price=spec.auction == "first_price",
-        shocks=tuple(PriceShock(*_ticks(config, dated), factor) for dated, factor in _shocks(config, name)),
+        competitors=spec.price.competitors,
+        exposure=spec.slots,
+        segments=EVERYBODY if spec.people is None else (Segment(audience=_everybody(name)),),
+        answer=None
+        if spec.price.answers is None
+        else Answer(spec.price.answers.strength, spec.price.answers.persistence),
+        bots=tuple(BotClicks(*ticks, kind.share) for ticks, kind in _befalling(config, name, settings.BotClicks)),
+        shocks=tuple(PriceShock(*ticks, factor) for ticks, factor in _shocks(config, name)),
         follows_demand=spec.price.follows_demand,
         drift=None if spec.price.drift is None else Drift(spec.price.drift.persistence, spec.price.drift.sigma),
         regimes=None if spec.price.regimes is None else _regimes(config, spec.price.regimes),
@@ -244,9 +269,9 @@ def _traffic(config: SimulationConfig, name: str) -> Traffic:
         week=spec.traffic.levels,
         dispersion=spec.traffic.dispersion,
         changes=tuple(
-            TrafficChange(*_ticks(config, trouble), trouble.kind.factor)
-            for trouble in config.troubles
-            if isinstance(trouble.kind, settings.TrafficLoss) and _befalls(trouble.kind, name)
+            TrafficChange(*ticks, kind.factor)
+            for change in (settings.TrafficLoss, settings.TrafficRush)
+            for ticks, kind in _befalling(config, name, change)
         ),
     )
 
@@ -255,52 +280,102 @@ def _regimes(config: SimulationConfig, spec: settings.Regimes) -> Regimes:
     return Regimes(spec.every_days * DAY_MINUTES / config.time.tick_minutes, spec.sigma)
 
 
-def _shocks(config: SimulationConfig, name: str) -> Iterator[tuple[settings.Dated, float]]:
+def _everybody(market: str) -> str:
+    """The audience of a market that tells none apart, by a name that no id can be."""
+    return f"everybody in {market}"
+
+
+def _audiences(config: SimulationConfig) -> tuple[Audience, ...]:
+    """The people who are counted."""
+    return tuple(
+        Audience(_everybody(name), market.people, market.activity or math.inf)
+        for name, market in config.markets.items()
+        if market.people is not None
+    )
+
+
+def _shocks(config: SimulationConfig, name: str) -> Iterator[tuple[_Ticks, float]]:
     """When a market's prices are multiplied, and by what: its own shocks, then the troubles that befall it."""
     for shock in config.markets[name].shocks:
-        yield shock, shock.factor
+        yield settings.ticks_of(config, shock), shock.factor
+    for ticks, kind in _befalling(config, name, settings.PriceShock):
+        yield ticks, kind.factor
+
+
+def _befalling(config: SimulationConfig, market: str, of: type[_Kind]) -> Iterator[tuple[_Ticks, _Kind]]:
+    """The troubles of one kind that befall a market, each with its ticks."""
+    for ticks, kind in _of_kind(config, of):
+        if kind.markets == "all" or market in kind.markets:
+            yield ticks, kind
+
+
+def _of_kind(config: SimulationConfig, of: type[_Any]) -> Iterator[tuple[_Ticks, _Any]]:
     for trouble in config.troubles:
-        if isinstance(trouble.kind, settings.PriceShock) and _befalls(trouble.kind, name):
-            yield trouble, trouble.kind.factor
+        if isinstance(trouble.kind, of):
+            yield settings.ticks_of(config, trouble.dated), trouble.kind
 
 
-def _befalls(kind: settings.TrafficLoss | settings.PriceShock, market: str) -> bool:
-    return kind.markets == "all" or market in kind.markets
+def _troubles(config: SimulationConfig, campaigns: CampaignSet) -> Troubles:
+    def members(chosen: Any) -> tuple[int, ...]:
+        return tuple(_members(config, campaigns, chosen).tolist())
+
+    def creatives(spec: settings.Disapproved) -> tuple[int, ...]:
+        place = campaigns.index(spec.campaign)
+        first, end = campaigns.creative_start[place : place + 2].tolist()
+        return tuple(first + campaigns.creatives[first:end].index(name) for name in spec.creatives)
+
+    drops, outages = _of_kind(config, settings.ConversionDrop), _of_kind(config, settings.TrackingOutage)
+    disapprovals = _of_kind(config, settings.Disapproved)
+    return Troubles(
+        rates=tuple(Spell(*ticks, kind.factor, members(kind.campaigns)) for ticks, kind in drops),
+        reports=tuple(Spell(*ticks, 1 - kind.lost, members(kind.campaigns)) for ticks, kind in outages),
+        approvals=tuple(Spell(*ticks, 0.0, creatives(kind)) for ticks, kind in disapprovals),
+    )
 
 
-def _ticks(config: SimulationConfig, dated: settings.Dated) -> tuple[int, int]:
-    """The first tick of a time in the run, and the first after it."""
-    first = settings.opening_tick(config, dated.day, dated.time)
-    return first, first + round(dated.hours * 60 / config.time.tick_minutes)
+def _mishaps(config: SimulationConfig) -> Iterator[Mishap]:
+    for ticks, kind in _of_kind(config, settings.OfEvents):
+        yield Mishap(_WAYS[type(kind)], *ticks, kind.share, getattr(kind, "hours", 0.0))
+
+
+def _attribution(spec: settings.Attribution | None) -> Attribution | None:
+    return None if spec is None else Attribution(_CREDITS[spec.model], spec.window_hours, spec.lost_ids)
 
 
 def _response(config: SimulationConfig, campaigns: CampaignSet) -> Response:
     specs = [config.campaigns[name] for name in campaigns.ids]
-
-    return Response.plain(
-        reach=[spec.reach for spec in specs],
-        value_sigma=[spec.value_sigma for spec in specs],
-        ctr=[creative.ctr for spec in specs for creative in spec.creatives.values()],
+    creatives = [creative for spec in specs for creative in spec.creatives.values()]
+    return Response(
+        reach=_column([spec.reach for spec in specs]),
+        value_sigma=_column([spec.value_sigma for spec in specs]),
+        correlation=_column([spec.value_price_correlation for spec in specs]),
+        ctr=_column([creative.ctr for creative in creatives]),
+        wear=_column([0.0 if creative.wear is None else creative.wear.exponent for creative in creatives]),
+        rest_hours=_column([_rest_hours(creative.wear) for creative in creatives]),
     )
+
+
+def _rest_hours(wear: settings.Wear | None) -> float:
+    return math.inf if wear is None or wear.rest_days is None else wear.rest_days * DAY_MINUTES / 60
+
+
+def _column(values: Sequence[float]) -> Float64:
+    return np.array(values, dtype=np.float64)
 
 
 def _conversions(specs: Sequence[settings.Conversions]) -> Conversions:
     """What clicks lead to, of one campaign per specification."""
-
-    def column(values: Sequence[float]) -> NDArray[np.float64]:
-        return np.array(values, dtype=np.float64)
-
     price, price_share = menus_of([_menu(spec) or {1: PPM} for spec in specs])
     return Conversions(
-        rate=column([spec.rate for spec in specs]),
+        rate=_column([spec.rate for spec in specs]),
         delays=Delays.of([settings.delay_parts(spec) for spec in specs]),
-        per_click=column([spec.per_click for spec in specs]),
-        value_micros=column([_mean_value(spec) for spec in specs]),
-        value_sigma=column([spec.value_sigma or 0.0 for spec in specs]),
+        per_click=_column([spec.per_click for spec in specs]),
+        value_micros=_column([_mean_value(spec) for spec in specs]),
+        value_sigma=_column([spec.value_sigma or 0.0 for spec in specs]),
         price=price,
         price_share=price_share,
-        refund_rate=column([0.0 if spec.refunds is None else spec.refunds.rate for spec in specs]),
-        refund_hours=column([0.0 if spec.refunds is None else spec.refunds.delay_hours for spec in specs]),
+        refund_rate=_column([0.0 if spec.refunds is None else spec.refunds.rate for spec in specs]),
+        refund_hours=_column([0.0 if spec.refunds is None else spec.refunds.delay_hours for spec in specs]),
     )
 
 
@@ -474,12 +549,23 @@ def _commands(config: RunConfig, campaigns: CampaignSet) -> dict[int, tuple[Comm
         values = _edited(campaigns, position, spec.edit) if spec.edit else ()
         command = Command(f"script-{place}", spec.kind, spec.by, position, Knob[knob.upper()], values)
         commands[settings.boundary_tick(config, spec.day, spec.time)].append(command)
+    for place, trouble, cut in _budget_cuts(config):
+        position = campaigns.index(cut.campaign)
+        edit = Command(f"trouble-{place}", CommandKind.EDIT, cut.by, position, Knob.BUDGET, (cut.budget_micros,))
+        commands[settings.boundary_tick(config, trouble.day, trouble.time)].append(edit)
     return {tick: tuple(each) for tick, each in commands.items()}
+
+
+def _budget_cuts(config: RunConfig) -> Iterator[tuple[int, settings.Trouble, settings.BudgetCut]]:
+    for place, trouble in enumerate(config.troubles if isinstance(config, SimulationConfig) else ()):
+        if trouble.budget_cut is not None:
+            yield place, trouble, trouble.budget_cut
 
 
 def _people(config: RunConfig) -> dict[str, frozenset[Role]]:
     """Who may command: those the configuration gives roles, and in any role others whom its own script lets act."""
-    scripted = dict.fromkeys((spec.by for spec in config.script.commands), frozenset(Role))
+    names = [*(spec.by for spec in config.script.commands), *(cut.by for _, _, cut in _budget_cuts(config))]
+    scripted = dict.fromkeys(names, frozenset(Role))
     return scripted | {name: frozenset(Role(role) for role in roles) for name, roles in config.people.items()}
 
 

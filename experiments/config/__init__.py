@@ -28,6 +28,7 @@ from experiments.config.models import (
     limits_of,
     members,
     opening_tick,
+    ticks_of,
 )
 from experiments.config.problems import check_version, from_pydantic, refusal, show
 from experiments.config.reading import document
@@ -53,11 +54,30 @@ from experiments.config.steering import (
     UsersPolicy,
     Window,
 )
-from experiments.config.troubles import PriceShock, TrafficLoss, Trouble
+from experiments.config.troubles import (
+    BotClicks,
+    BudgetCut,
+    ConversionDrop,
+    Disapproved,
+    DuplicatedEvents,
+    LateEvents,
+    MisdatedEvents,
+    OfCampaigns,
+    OfEvents,
+    OfMarkets,
+    OrphanedClicks,
+    PriceShock,
+    TrackingOutage,
+    TrafficLoss,
+    TrafficRush,
+    Trouble,
+)
 from experiments.config.values import nearest
 from experiments.config.weeks import with_weeks
 from experiments.config.world import (
     Account,
+    Answers,
+    Attribution,
     Conversions,
     Creative,
     Dated,
@@ -79,6 +99,7 @@ from experiments.config.world import (
     SimulatedCampaign,
     SimulationTime,
     Traffic,
+    Wear,
     shares_ppm,
 )
 
@@ -142,16 +163,23 @@ def _model(name: str, given: dict[Any, Any]) -> type[SimulationConfig] | type[Re
 
 __all__ = [
     "Account",
+    "Answers",
+    "Attribution",
     "AuctionLog",
     "BinLog",
+    "BotClicks",
+    "BudgetCut",
     "CommandSpec",
     "ConstantBids",
+    "ConversionDrop",
     "Conversions",
     "Creative",
     "DailyBudgets",
     "Dated",
     "Delay",
     "DelayPart",
+    "Disapproved",
+    "DuplicatedEvents",
     "EcpcPid",
     "Edit",
     "EvenPacing",
@@ -160,11 +188,17 @@ __all__ = [
     "Fallback",
     "Gains",
     "HardLimits",
+    "LateEvents",
     "LimitOverrides",
     "LogNormal",
     "Mandate",
     "Market",
     "MarketTraffic",
+    "MisdatedEvents",
+    "OfCampaigns",
+    "OfEvents",
+    "OfMarkets",
+    "OrphanedClicks",
     "PidGains",
     "PolicySpec",
     "Price",
@@ -185,12 +219,15 @@ __all__ = [
     "SimulationTime",
     "Switch",
     "Target",
+    "TrackingOutage",
     "Traffic",
     "TrafficAwarePacing",
     "TrafficAwarePi",
     "TrafficLoss",
+    "TrafficRush",
     "Trouble",
     "UsersPolicy",
+    "Wear",
     "Window",
     "boundary_tick",
     "delay_parts",
@@ -200,5 +237,6 @@ __all__ = [
     "opening_tick",
     "schema",
     "shares_ppm",
+    "ticks_of",
     "with_limits",
 ]

@@ -8,6 +8,7 @@ from itertools import product
 
 from engine.units import PPM, moment
 from experiments.config.conversions import conversion_problems
+from experiments.config.market_checks import market_problems
 from experiments.config.models import (
     AuctionLog,
     ReplayConfig,
@@ -18,7 +19,7 @@ from experiments.config.models import (
     members,
     opening_tick,
 )
-from experiments.config.problems import Path, Problem
+from experiments.config.problems import Path, Problem, unknown
 from experiments.config.steering import (
     CommandSpec,
     ConstantBids,
@@ -27,6 +28,7 @@ from experiments.config.steering import (
     Proposal,
     UsersPolicy,
 )
+from experiments.config.trouble_checks import trouble_problems
 from experiments.config.troubles import Trouble
 from experiments.config.values import DAY_MINUTES, nearest, time_text
 from experiments.config.world import (
@@ -140,8 +142,7 @@ def mandates(config: RunConfig) -> Iterator[Problem]:
 
 
 def _known_campaign(config: RunConfig, path: Path, name: str) -> Iterator[Problem]:
-    if name not in config.campaigns:
-        yield Problem(path, f"is not a campaign of this file: {nearest(name, list(config.campaigns))}", name)
+    yield from unknown(path, name, "campaign", config.campaigns)
 
 
 def _fallbacks(config: RunConfig) -> Iterator[Problem]:
@@ -327,7 +328,7 @@ def _score(config: RunConfig) -> Iterator[Problem]:
 
 def _simulation(config: SimulationConfig) -> Iterator[Problem]:
     for name, campaign in config.campaigns.items():
-        yield from _known_market(config, ("campaigns", name, "market"), campaign.market)
+        yield from unknown(("campaigns", name, "market"), campaign.market, "market", config.markets)
         run_hours = config.grid.ticks * config.time.tick_minutes / 60
         yield from conversion_problems(("campaigns", name, "conversions"), campaign.conversions, run_hours)
     for name, market in config.markets.items():
@@ -336,8 +337,9 @@ def _simulation(config: SimulationConfig) -> Iterator[Problem]:
         for position, shock in enumerate(market.shocks):
             yield from _dated(config, ("markets", name, "shocks", position), shock)
     for position, trouble in enumerate(config.troubles):
-        yield from _dated(config, ("troubles", position), trouble)
-        yield from _trouble(config, ("troubles", position), trouble)
+        yield from _trouble_time(config, ("troubles", position), trouble)
+    yield from trouble_problems(config)
+    yield from market_problems(config)
 
 
 def _traffic(path: Path, traffic: MarketTraffic) -> Iterator[Problem]:
@@ -373,20 +375,17 @@ def _dated(config: SimulationConfig, path: Path, dated: Dated) -> Iterator[Probl
         yield Problem((*path, "hours"), rule, dated.hours)
 
 
-def _trouble(config: SimulationConfig, path: Path, trouble: Trouble) -> Iterator[Problem]:
-    if len(trouble.kinds) != 1:
-        *others, last = trouble.known()
-        given, remedy = (", ".join(trouble.kinds), "keep") if trouble.kinds else ("none", "add")
-        yield Problem(path, f"must hold exactly one of {', '.join(others)} and {last}, not {given}: {remedy} one")
-        return
-    for name, kind in trouble.kinds.items():
-        for place, market in enumerate(() if kind.markets == "all" else kind.markets):
-            yield from _known_market(config, (*path, name, "markets", place), market)
-
-
-def _known_market(config: SimulationConfig, path: Path, name: str) -> Iterator[Problem]:
-    if name not in config.markets:
-        yield Problem(path, f"is not a market of this file: {nearest(name, list(config.markets))}", name)
+def _trouble_time(config: SimulationConfig, path: Path, trouble: Trouble) -> Iterator[Problem]:
+    """A budget cut falls on a decision, and stays; everything else lasts for a while."""
+    if trouble.budget_cut is None and trouble.hours is None:
+        yield Problem((*path, "hours"), "is missing: add it")
+    elif trouble.budget_cut is None:
+        yield from _dated(config, path, trouble.dated)
+    else:
+        if trouble.hours is not None:
+            rule = "must be left out of a budget cut, which stays until somebody edits the budget again: remove it"
+            yield Problem((*path, "hours"), rule, trouble.hours)
+        yield from _decision_time(config, path, trouble.day, trouble.time)
 
 
 def _log(config: ReplayConfig) -> Iterator[Problem]:

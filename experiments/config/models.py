@@ -20,9 +20,11 @@ from experiments.config.troubles import Trouble
 from experiments.config.values import Id, PositiveMicros, Ratio, Zone
 from experiments.config.world import (
     Account,
-    Auction,
+    Attribution,
     ChargingBasis,
+    Dated,
     HardLimits,
+    LoggedAuction,
     Market,
     Model,
     ReplayedCampaign,
@@ -102,6 +104,7 @@ class SimulationConfig(_Common):
     time: SimulationTime
     markets: Annotated[dict[Id, Market], Field(min_length=1)]
     campaigns: Annotated[dict[Id, SimulatedCampaign], Field(min_length=1)]
+    attribution: Attribution | None = None
     troubles: tuple[Trouble, ...] = ()
 
     @cached_property
@@ -119,7 +122,7 @@ class ReplayConfig(_Common):
     source: Literal["replay"]
     time: ReplayTime
     log: Annotated[AuctionLog | BinLog, Field(discriminator="format")]
-    auction: Auction
+    auction: LoggedAuction
     charging: ChargingBasis = "per_impression"
     campaigns: Annotated[dict[Id, ReplayedCampaign], Field(min_length=1)]
 
@@ -152,6 +155,12 @@ def opening_tick(config: RunConfig, day: int, at: time) -> int:
     moment = datetime.combine(start.date() + timedelta(days=day - 1), at)
     passed = local_us(moment, config.account.zone) - local_us(start, config.account.zone)
     return passed // (config.time.tick_minutes * 60_000_000)
+
+
+def ticks_of(config: SimulationConfig, dated: Dated) -> tuple[int, int]:
+    """The first tick of a time in the run, and the first after it."""
+    first = opening_tick(config, dated.day, dated.time)
+    return first, first + round(dated.hours * 60 / config.time.tick_minutes)
 
 
 def local_us(moment: datetime, zone: str) -> int:

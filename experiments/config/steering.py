@@ -16,6 +16,7 @@ from experiments.config.values import (
     DottedClass,
     Micros,
     Options,
+    Person,
     PositiveMicros,
     Ratio,
     Text,
@@ -204,7 +205,7 @@ class CommandSpec(Model):
 
     day: Day
     time: TimeOfDay
-    by: Annotated[str, Field(min_length=1, max_length=64)]
+    by: Person
     approve: Target | None = None
     deny: Target | None = None
     rollback: Target | None = None

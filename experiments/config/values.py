@@ -18,6 +18,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from engine.units import MAX_MICROS, PPM, WEEK_HOURS
+from sim.people import LEAST_ACTIVITY, MAX_PEOPLE
 
 _PERCENT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
 _CHANGE = re.compile(r"([+-][0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
@@ -249,11 +250,15 @@ def time_text(value: time) -> str:
 
 Id: TypeAlias = Annotated[str, Field(pattern=_ID)]
 Text: TypeAlias = Annotated[str, Field(max_length=400)]
+Person: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 Micros: TypeAlias = Annotated[int, Field(ge=0, le=MAX_MICROS)]
 PositiveMicros: TypeAlias = Annotated[int, Field(ge=1, le=MAX_MICROS)]
 Sigma: TypeAlias = Annotated[float, Field(ge=0, le=5)]
 Hours: TypeAlias = Annotated[float, Field(gt=0, le=8_784)]
 Day: TypeAlias = Annotated[int, Field(ge=1, le=100_000)]
+Span: TypeAlias = Annotated[float, Field(gt=0, le=87_840)]
+People: TypeAlias = Annotated[int, Field(ge=1, le=MAX_PEOPLE)]
+Activity: TypeAlias = Annotated[float, Field(ge=LEAST_ACTIVITY, le=1_000_000)]
 Ratio: TypeAlias = Annotated[float, PlainValidator(_ratio), WithJsonSchema(_RATIO_SCHEMA)]
 Band: TypeAlias = Annotated[
     tuple[Fraction, Fraction],
