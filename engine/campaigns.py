@@ -96,7 +96,7 @@ class CampaignSet:
 
     @cached_property
     def layout(self) -> Layout:
-        """Where creatives and audiences stand; a campaign whose market tells no audiences apart has one place for all."""
+        """Where creatives and audiences stand; where a market tells no audiences apart, there is one place for all."""
         return Layout(self.creative_start, _starts(self._audience_count))
 
     @cached_property

@@ -2,10 +2,10 @@
 
 An episode begins with the first step applied inside a mandate while none is open for the campaign. It covers what the
 mandate moves there, bid, budget, weights and modifiers, and ends after the watch window, kept or without data; the next
-step begins another. Its past is the campaign's as it was when the episode began, so an account that starts with a mandate
-has none to hold its first episode against: that one ends as no_data, and only a defect that takes no statistics could
-end it earlier. Its control are siblings that did not move at all, not even inside a mandate, neither since nor in the
-past they are compared by; where there is none, the campaign's own history at the same time of day.
+step begins another. Its past is the campaign's as it was when the episode began, so an account that starts with a
+mandate has none to hold its first episode against: that one ends as no_data, and only a defect that takes no statistics
+could end it earlier. Its control are siblings that did not move at all, not even inside a mandate, neither since nor in
+the past they are compared by; where there is none, the campaign's own history at the same time of day.
 
 What cannot be told from history alone: drift that befalls the campaign or the whole market, such as a price shock or a
 season, looks like the policy's doing. Against siblings, that they gain in the same auctions what the campaign loses.
