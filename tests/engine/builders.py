@@ -41,7 +41,7 @@ def campaign_set(
         max_bid=ones * MAX_BID,
         min_budget=ones * MIN_BUDGET,
         max_budget=ones * MAX_BUDGET,
-        audiences=(audiences,),
+        audiences=(audiences,) if audiences else (),
     )
 
 
