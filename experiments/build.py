@@ -53,7 +53,7 @@ def simulation(config: SimulationConfig) -> Plan:
 
 def _simulated(config: SimulationConfig, campaigns: CampaignSet, world: WorldFactory, source: Any) -> Plan:
     """A plan over a configured world, or over what was recorded of it; either way the world has a twin."""
-    return replace(plan(config, campaigns, _controls(config, campaigns), config.grid, source), trial=Twin(world))
+    return replace(plan(config, campaigns, controls(config, campaigns), config.grid, source), trial=Twin(world))
 
 
 def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
@@ -194,6 +194,7 @@ def campaign_set(config: SimulationConfig) -> CampaignSet:
         period=np.array([Period[spec.budget_period.upper()] for spec in specs], dtype=np.uint8),
         creative_start=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
         creatives=tuple(creative for spec in specs for creative in spec.creatives),
+        audiences=tuple(tuple(config.markets[market].audiences) for market in markets),
         **bounds(config, ids),
     )
 
@@ -205,7 +206,8 @@ def bounds(config: RunConfig, ids: list[str]) -> dict[str, Any]:
     return {name: np.array([getattr(each, f"{name}_micros") for each in limits], dtype=np.int64) for name in names}
 
 
-def _controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
+def controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
+    """The controls that a configuration begins with."""
     specs = [config.campaigns[name] for name in campaigns.ids]
     weights = [
         equal_shares(len(spec.creatives)) if spec.weights_ppm is None else list(spec.weights_ppm.values())
@@ -213,7 +215,15 @@ def _controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
     ]
     bid = np.array([spec.bid_micros for spec in specs], dtype=np.int64)
     budget = np.array([spec.budget_micros for spec in specs], dtype=np.int64)
-    return ControlState.initial(campaigns, bid, budget, np.concatenate(weights).astype(np.int64))
+    modifiers = [_modifiers(config, name) for name in campaigns.ids]
+    columns = (np.concatenate(each).astype(np.int64) for each in (weights, modifiers))
+    return ControlState.initial(campaigns, bid, budget, *columns)
+
+
+def _modifiers(config: SimulationConfig, name: str) -> list[int]:
+    """What the bid is multiplied by for each audience of a campaign's market; for everybody by 1 where it has none."""
+    known = settings.audiences_of(config, name)
+    return list(settings.modifiers_ppm(config.campaigns[name].audiences, known).values()) or [PPM]
 
 
 def _market(config: SimulationConfig, name: str) -> Market:
@@ -257,6 +267,7 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
         day=DAY_MINUTES // grid.tick_minutes,
         delay_horizon=math.ceil(config.delay_horizon_hours * 60 / grid.tick_minutes),
         windows=tuple(_window(each, grid) for each in config.windows),
+        modifier_bounds=_modifier_bounds(config, campaigns),
     )
     for mandate in config.mandates:
         until = None if mandate.until_day is None else int(np.flatnonzero(grid.day < mandate.until_day)[-1])
@@ -265,6 +276,12 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
             _members(config, campaigns, mandate.campaigns), knobs, mandate.band, until, _cap(mandate)
         )
     return limits
+
+
+def _modifier_bounds(config: RunConfig, campaigns: CampaignSet) -> Int64:
+    """The least and the most of every campaign's modifiers, ppm; int64[n, 2]."""
+    limits = [settings.limits_of(config, name) for name in campaigns.ids]
+    return np.array([(round(each.min_modifier * PPM), round(each.max_modifier * PPM)) for each in limits])
 
 
 def _window(spec: settings.Window, grid: TickGrid) -> Window:
@@ -392,6 +409,9 @@ def _script(config: RunConfig, campaigns: CampaignSet) -> Scripted:
         if proposal.creatives is not None:
             shares = _shares(campaigns, place, proposal.creatives)
             wish = Wish(place, Knob.WEIGHTS, proposal.by, proposal.note, shares)
+        elif proposal.audiences is not None:
+            values, audiences = _audiences(campaigns, place, proposal.audiences)
+            wish = Wish(place, Knob.MODIFIERS, proposal.by, proposal.note, values, audiences=audiences)
         else:
             assert proposal.knob is not None
             values = () if proposal.value_micros is None else (proposal.value_micros,)
@@ -405,8 +425,9 @@ def _commands(config: RunConfig, campaigns: CampaignSet) -> dict[int, tuple[Comm
     for place, spec in enumerate(config.script.commands):
         campaign, knob = spec.target
         position = ACCOUNT if campaign is None else campaigns.index(campaign)
-        values = _edited(campaigns, position, spec.edit) if spec.edit else ()
-        command = Command(f"script-{place}", spec.kind, spec.by, position, Knob[knob.upper()], values)
+        values, audiences = _edited(campaigns, position, spec.edit) if spec.edit else ((), ())
+        about = position, Knob[knob.upper()]
+        command = Command(f"script-{place}", spec.kind, spec.by, *about, values, audiences=audiences)
         commands[settings.boundary_tick(config, spec.day, spec.time)].append(command)
     return {tick: tuple(each) for tick, each in commands.items()}
 
@@ -417,11 +438,23 @@ def _people(config: RunConfig) -> dict[str, frozenset[Role]]:
     return scripted | {name: frozenset(Role(role) for role in roles) for name, roles in config.people.items()}
 
 
-def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple[int, ...]:
+def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """An edit's values, and of modifiers the places of their audiences."""
+    if edit.audiences is not None:
+        return _audiences(campaigns, position, edit.audiences)
     if edit.creatives is not None:
-        return _shares(campaigns, position, edit.creatives)
+        return _shares(campaigns, position, edit.creatives), ()
     assert edit.value_micros is not None
-    return (edit.value_micros,)
+    return (edit.value_micros,), ()
+
+
+def _audiences(
+    campaigns: CampaignSet, position: int, multiples: Mapping[str, float]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Modifiers in ppm, and the places of their audiences within the campaign."""
+    known = campaigns.audiences_of(position)
+    named = tuple(multiples)
+    return tuple(settings.modifiers_ppm(multiples, named).values()), tuple(known.index(name) for name in named)
 
 
 def _shares(campaigns: CampaignSet, position: int, shares: Mapping[str, float]) -> tuple[int, ...]:
@@ -435,5 +468,10 @@ def _members(config: RunConfig, campaigns: CampaignSet, chosen: Any) -> Int64:
 
 def _header(config: RunConfig, campaigns: CampaignSet) -> dict[str, Any]:
     echo = config.model_dump(mode="json", exclude=set(_ABOUT_PROCESSES))
-    names = {"campaigns": campaigns.ids, "creatives": campaigns.creatives, "markets": campaigns.markets}
+    names = {
+        "campaigns": campaigns.ids,
+        "creatives": campaigns.creatives,
+        "audiences": campaigns.audience_names,
+        "markets": campaigns.markets,
+    }
     return {"config": echo} | {name: list(known) for name, known in names.items()}

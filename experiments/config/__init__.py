@@ -23,6 +23,7 @@ from experiments.config.models import (
     RunConfig,
     Score,
     SimulationConfig,
+    audiences_of,
     boundary_tick,
     limits_of,
     members,
@@ -55,6 +56,7 @@ from experiments.config.steering import (
 from experiments.config.values import nearest
 from experiments.config.world import (
     Account,
+    Audience,
     Conversions,
     Creative,
     HardLimits,
@@ -63,10 +65,12 @@ from experiments.config.world import (
     Price,
     ReplayedCampaign,
     ReplayTime,
+    Segment,
     Shock,
     SimulatedCampaign,
     SimulationTime,
     Traffic,
+    modifiers_ppm,
     shares_ppm,
 )
 
@@ -127,6 +131,7 @@ def _model(name: str, given: dict[Any, Any]) -> type[SimulationConfig] | type[Re
 __all__ = [
     "Account",
     "AuctionLog",
+    "Audience",
     "BinLog",
     "CommandSpec",
     "ConstantBids",
@@ -153,6 +158,7 @@ __all__ = [
     "RunConfig",
     "Score",
     "Script",
+    "Segment",
     "Shock",
     "SimulatedCampaign",
     "SimulationConfig",
@@ -164,10 +170,12 @@ __all__ = [
     "TrafficAwarePi",
     "UsersPolicy",
     "Window",
+    "audiences_of",
     "boundary_tick",
     "limits_of",
     "load_config",
     "members",
+    "modifiers_ppm",
     "opening_tick",
     "schema",
     "shares_ppm",

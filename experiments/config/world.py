@@ -8,11 +8,14 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.limits import LEAST_MODIFIER, MOST_MODIFIER
+from engine.units import PPM
 from experiments.config.values import (
     BudgetOrLog,
     Day,
     Id,
     Micros,
+    Multiple,
     PositiveMicros,
     Ratio,
     Sigma,
@@ -27,6 +30,7 @@ Auction: TypeAlias = Literal["second_price", "first_price"]
 ChargingBasis: TypeAlias = Literal["per_impression", "per_click"]
 BudgetPeriod: TypeAlias = Literal["day", "flight"]
 Bounds = TypeVar("Bounds", "HardLimits", "LimitOverrides")
+Factor: TypeAlias = Annotated[float, Field(ge=0, le=1_000)]
 
 
 class Model(BaseModel):
@@ -81,8 +85,31 @@ class Shock(Model):
     factor: Annotated[float, Field(gt=0, le=1_000)]
 
 
+class Audience(Model):
+    """A group of people that markets may tell apart, so many of them (None: so many that none returns)."""
+
+    people: Annotated[int, Field(ge=1, le=10**12)] | None = None
+
+
+class Segment(Model):
+    """An audience as a market meets it.
+
+    `share` is its part of the market's opportunities. The factors multiply what every campaign there has on the whole:
+    click rate, conversion rate, the value of a conversion, and the competition's price.
+    """
+
+    share: Ratio
+    ctr: Factor = 1.0
+    cvr: Factor = 1.0
+    value: Factor = 1.0
+    price: Annotated[float, Field(gt=0, le=1_000)] = 1.0
+
+
 class Market(Model):
-    """Where campaigns meet opportunities: how it sells, how many there are, at what price."""
+    """Where campaigns meet opportunities: how it sells, how many there are, at what price, and to which audiences.
+
+    Without `audiences` it tells none apart.
+    """
 
     auction: Auction
     charging: ChargingBasis
@@ -91,6 +118,7 @@ class Market(Model):
     price: Price
     reserve_micros: Micros = 0
     shocks: tuple[Shock, ...] = ()
+    audiences: Annotated[dict[Id, Segment], Field(default_factory=dict)]
 
 
 class Creative(Model):
@@ -109,12 +137,14 @@ class Conversions(Model):
 
 
 class HardLimits(Model):
-    """Bounds of every bid and budget that nobody passes."""
+    """Bounds of every bid, budget and modifier that nobody passes; a person's modifier of 0 is none of these."""
 
     min_bid_micros: PositiveMicros
     max_bid_micros: PositiveMicros
     min_budget_micros: PositiveMicros
     max_budget_micros: PositiveMicros
+    min_modifier: Multiple = LEAST_MODIFIER / PPM
+    max_modifier: Multiple = MOST_MODIFIER / PPM
 
 
 class LimitOverrides(Model):
@@ -124,6 +154,8 @@ class LimitOverrides(Model):
     max_bid_micros: PositiveMicros | None = None
     min_budget_micros: PositiveMicros | None = None
     max_budget_micros: PositiveMicros | None = None
+    min_modifier: Multiple | None = None
+    max_modifier: Multiple | None = None
 
     def over(self, limits: Bounds) -> Bounds:
         """Other limits with these in their place."""
@@ -131,7 +163,11 @@ class LimitOverrides(Model):
 
 
 class SimulatedCampaign(Model):
-    """A campaign in a simulated market; `channel` is the market's name unless it says otherwise."""
+    """A campaign in a simulated market; `channel` is the market's name unless it says otherwise.
+
+    `audiences` are the modifiers that its bid begins with, by audience: 100 % where it names none, 0 % for one that is
+    no target.
+    """
 
     market: Id
     channel: Id = Field(default_factory=lambda data: str(data.get("market", "")))
@@ -142,6 +178,7 @@ class SimulatedCampaign(Model):
     value_sigma: Sigma = 0.5
     creatives: Annotated[dict[Id, Creative], Field(min_length=1)]
     weights: dict[str, Ratio] | None = None
+    audiences: Annotated[dict[str, Multiple], Field(default_factory=dict)]
     conversions: Conversions
     limits: LimitOverrides = LimitOverrides()
 
@@ -164,6 +201,11 @@ class ReplayedCampaign(Model):
 def shares_ppm(shares: Mapping[str, float], creatives: tuple[str, ...]) -> dict[str, int]:
     """Shares of creatives in whole ppm, in the order given."""
     return {creative: ppm(shares[creative]) for creative in creatives}
+
+
+def modifiers_ppm(multiples: Mapping[str, float], audiences: tuple[str, ...]) -> dict[str, int]:
+    """Modifiers of audiences in whole ppm, in the order given; 1,000,000 for those that are not named."""
+    return {audience: ppm(multiples.get(audience, 1.0)) for audience in audiences}
 
 
 def shares_sum(shares: Mapping[str, float]) -> int:
