@@ -69,7 +69,7 @@ def simulation(config: SimulationConfig) -> Plan:
 
 def _simulated(config: SimulationConfig, campaigns: CampaignSet, world: WorldFactory, source: Any) -> Plan:
     """A plan over a configured world, or over what was recorded of it; either way the world has a twin."""
-    return replace(plan(config, campaigns, _controls(config, campaigns), config.grid, source), trial=Twin(world))
+    return replace(plan(config, campaigns, controls(config, campaigns), config.grid, source), trial=Twin(world))
 
 
 def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
@@ -80,7 +80,7 @@ def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
         markets=tuple(_market(config, name) for name in campaigns.markets),
         response=_response(config, campaigns),
         conversions=_conversions([config.campaigns[name].conversions for name in campaigns.ids]),
-        people=_audiences(config),
+        people=_counted(config),
         attribution=_attribution(config.attribution),
         troubles=_troubles(config, campaigns),
         mishaps=tuple(_mishaps(config)),
@@ -215,6 +215,7 @@ def campaign_set(config: SimulationConfig) -> CampaignSet:
         period=np.array([Period[spec.budget_period.upper()] for spec in specs], dtype=np.uint8),
         creative_start=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
         creatives=tuple(creative for spec in specs for creative in spec.creatives),
+        audiences=tuple(tuple(config.markets[market].audiences) for market in markets),
         **bounds(config, ids),
     )
 
@@ -226,7 +227,8 @@ def bounds(config: RunConfig, ids: list[str]) -> dict[str, Any]:
     return {name: np.array([getattr(each, f"{name}_micros") for each in limits], dtype=np.int64) for name in names}
 
 
-def _controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
+def controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
+    """The controls that a configuration begins with."""
     specs = [config.campaigns[name] for name in campaigns.ids]
     weights = [
         equal_shares(len(spec.creatives)) if spec.weights_ppm is None else list(spec.weights_ppm.values())
@@ -234,11 +236,20 @@ def _controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
     ]
     bid = np.array([spec.bid_micros for spec in specs], dtype=np.int64)
     budget = np.array([spec.budget_micros for spec in specs], dtype=np.int64)
-    return ControlState.initial(campaigns, bid, budget, np.concatenate(weights).astype(np.int64))
+    modifiers = [_modifiers(config, name) for name in campaigns.ids]
+    columns = (np.concatenate(each).astype(np.int64) for each in (weights, modifiers))
+    return ControlState.initial(campaigns, bid, budget, *columns)
+
+
+def _modifiers(config: SimulationConfig, name: str) -> list[int]:
+    """What the bid is multiplied by for each audience of a campaign's market; for everybody by 1 where it has none."""
+    known = settings.audiences_of(config, name)
+    return list(settings.modifiers_ppm(config.campaigns[name].audiences, known).values()) or [PPM]
 
 
 def _market(config: SimulationConfig, name: str) -> Market:
     spec = config.markets[name]
+    answers = spec.price.answers
     return Market(
         traffic=_traffic(config, name),
         level_micros=spec.price.level_micros,
@@ -247,10 +258,8 @@ def _market(config: SimulationConfig, name: str) -> Market:
         first_price=spec.auction == "first_price",
         competitors=spec.price.competitors,
         exposure=spec.slots,
-        segments=EVERYBODY if spec.people is None else (Segment(audience=_everybody(name)),),
-        answer=None
-        if spec.price.answers is None
-        else Answer(spec.price.answers.strength, spec.price.answers.persistence),
+        segments=_segments(config, name),
+        answer=None if answers is None else Answer(answers.strength, answers.persistence),
         bots=tuple(BotClicks(*ticks, kind.share) for ticks, kind in _befalling(config, name, settings.BotClicks)),
         shocks=tuple(PriceShock(*ticks, factor) for ticks, factor in _shocks(config, name)),
         follows_demand=spec.price.follows_demand,
@@ -268,10 +277,9 @@ def _traffic(config: SimulationConfig, name: str) -> Traffic:
         peak_hour=0.0 if curve is None else curve.peak_hour,
         week=spec.traffic.levels,
         dispersion=spec.traffic.dispersion,
-        changes=tuple(
-            TrafficChange(*ticks, kind.factor)
-            for change in (settings.TrafficLoss, settings.TrafficRush)
-            for ticks, kind in _befalling(config, name, change)
+        changes=(
+            *(TrafficChange(*ticks, loss.factor) for ticks, loss in _befalling(config, name, settings.TrafficLoss)),
+            *(TrafficChange(*ticks, rush.factor) for ticks, rush in _befalling(config, name, settings.TrafficRush)),
         ),
     )
 
@@ -285,12 +293,31 @@ def _everybody(market: str) -> str:
     return f"everybody in {market}"
 
 
-def _audiences(config: SimulationConfig) -> tuple[Audience, ...]:
-    """The people who are counted."""
+def _segments(config: SimulationConfig, name: str) -> tuple[Segment, ...]:
+    """The audiences that a market tells apart, in their order in the campaign set; else everybody."""
+    spec = config.markets[name]
+    if not spec.audiences:
+        return EVERYBODY if spec.people is None else (Segment(audience=_everybody(name)),)
     return tuple(
-        Audience(_everybody(name), market.people, market.activity or math.inf)
-        for name, market in config.markets.items()
-        if market.people is not None
+        Segment(
+            share=settings.ppm(segment.share) / PPM,
+            price=segment.price,
+            ctr=segment.ctr,
+            cvr=segment.cvr,
+            value=segment.value,
+            audience=None if config.audiences[audience].people is None else audience,
+        )
+        for audience, segment in spec.audiences.items()
+    )
+
+
+def _counted(config: SimulationConfig) -> tuple[Audience, ...]:
+    """The people who are counted: declared audiences, and everybody in markets that tell none apart."""
+    specs = config.audiences | {_everybody(name): market for name, market in config.markets.items()}
+    return tuple(
+        Audience(name, spec.people, math.inf if spec.activity is None else spec.activity)
+        for name, spec in specs.items()
+        if spec.people is not None
     )
 
 
@@ -397,6 +424,7 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
         day=DAY_MINUTES // grid.tick_minutes,
         delay_horizon=math.ceil(config.delay_horizon_hours * 60 / grid.tick_minutes),
         windows=tuple(_window(each, grid) for each in config.windows),
+        modifier_bounds=_modifier_bounds(config, campaigns),
     )
     for mandate in config.mandates:
         until = None if mandate.until_day is None else int(np.flatnonzero(grid.day < mandate.until_day)[-1])
@@ -405,6 +433,12 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
             _members(config, campaigns, mandate.campaigns), knobs, mandate.band, until, _cap(mandate)
         )
     return limits
+
+
+def _modifier_bounds(config: RunConfig, campaigns: CampaignSet) -> Int64:
+    """The least and the most of every campaign's modifiers, ppm; int64[n, 2]."""
+    limits = [settings.limits_of(config, name) for name in campaigns.ids]
+    return np.array([(round(each.min_modifier * PPM), round(each.max_modifier * PPM)) for each in limits])
 
 
 def _window(spec: settings.Window, grid: TickGrid) -> Window:
@@ -533,6 +567,9 @@ def _script(config: RunConfig, campaigns: CampaignSet) -> Scripted:
         if proposal.creatives is not None:
             shares = _shares(campaigns, place, proposal.creatives)
             wish = Wish(place, Knob.WEIGHTS, proposal.by, proposal.note, shares)
+        elif proposal.audiences is not None:
+            values, audiences = _audiences(campaigns, place, proposal.audiences)
+            wish = Wish(place, Knob.MODIFIERS, proposal.by, proposal.note, values, audiences=audiences)
         else:
             assert proposal.knob is not None
             values = () if proposal.value_micros is None else (proposal.value_micros,)
@@ -546,8 +583,9 @@ def _commands(config: RunConfig, campaigns: CampaignSet) -> dict[int, tuple[Comm
     for place, spec in enumerate(config.script.commands):
         campaign, knob = spec.target
         position = ACCOUNT if campaign is None else campaigns.index(campaign)
-        values = _edited(campaigns, position, spec.edit) if spec.edit else ()
-        command = Command(f"script-{place}", spec.kind, spec.by, position, Knob[knob.upper()], values)
+        values, audiences = _edited(campaigns, position, spec.edit) if spec.edit else ((), ())
+        about = position, Knob[knob.upper()]
+        command = Command(f"script-{place}", spec.kind, spec.by, *about, values, audiences=audiences)
         commands[settings.boundary_tick(config, spec.day, spec.time)].append(command)
     for place, trouble, cut in _budget_cuts(config):
         position = campaigns.index(cut.campaign)
@@ -569,11 +607,23 @@ def _people(config: RunConfig) -> dict[str, frozenset[Role]]:
     return scripted | {name: frozenset(Role(role) for role in roles) for name, roles in config.people.items()}
 
 
-def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple[int, ...]:
+def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """An edit's values, and of modifiers the places of their audiences."""
+    if edit.audiences is not None:
+        return _audiences(campaigns, position, edit.audiences)
     if edit.creatives is not None:
-        return _shares(campaigns, position, edit.creatives)
+        return _shares(campaigns, position, edit.creatives), ()
     assert edit.value_micros is not None
-    return (edit.value_micros,)
+    return (edit.value_micros,), ()
+
+
+def _audiences(
+    campaigns: CampaignSet, position: int, multiples: Mapping[str, float]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Modifiers in ppm, and the places of their audiences within the campaign."""
+    known = campaigns.audiences_of(position)
+    named = tuple(multiples)
+    return tuple(settings.modifiers_ppm(multiples, named).values()), tuple(known.index(name) for name in named)
 
 
 def _shares(campaigns: CampaignSet, position: int, shares: Mapping[str, float]) -> tuple[int, ...]:
@@ -587,5 +637,10 @@ def _members(config: RunConfig, campaigns: CampaignSet, chosen: Any) -> Int64:
 
 def _header(config: RunConfig, campaigns: CampaignSet) -> dict[str, Any]:
     echo = config.model_dump(mode="json", exclude=set(_ABOUT_PROCESSES))
-    names = {"campaigns": campaigns.ids, "creatives": campaigns.creatives, "markets": campaigns.markets}
+    names = {
+        "campaigns": campaigns.ids,
+        "creatives": campaigns.creatives,
+        "audiences": campaigns.audience_names,
+        "markets": campaigns.markets,
+    }
     return {"config": echo} | {name: list(known) for name, known in names.items()}

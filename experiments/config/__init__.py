@@ -24,6 +24,7 @@ from experiments.config.models import (
     RunConfig,
     Score,
     SimulationConfig,
+    audiences_of,
     boundary_tick,
     limits_of,
     members,
@@ -72,12 +73,13 @@ from experiments.config.troubles import (
     TrafficRush,
     Trouble,
 )
-from experiments.config.values import nearest
+from experiments.config.values import nearest, ppm
 from experiments.config.weeks import with_weeks
 from experiments.config.world import (
     Account,
     Answers,
     Attribution,
+    Audience,
     Conversions,
     Creative,
     Dated,
@@ -95,11 +97,13 @@ from experiments.config.world import (
     Regimes,
     ReplayedCampaign,
     ReplayTime,
+    Segment,
     Shock,
     SimulatedCampaign,
     SimulationTime,
     Traffic,
     Wear,
+    modifiers_ppm,
     shares_ppm,
 )
 
@@ -166,6 +170,7 @@ __all__ = [
     "Answers",
     "Attribution",
     "AuctionLog",
+    "Audience",
     "BinLog",
     "BotClicks",
     "BudgetCut",
@@ -213,6 +218,7 @@ __all__ = [
     "RunConfig",
     "Score",
     "Script",
+    "Segment",
     "Shock",
     "SimulatedCampaign",
     "SimulationConfig",
@@ -229,12 +235,15 @@ __all__ = [
     "UsersPolicy",
     "Wear",
     "Window",
+    "audiences_of",
     "boundary_tick",
     "delay_parts",
     "limits_of",
     "load_config",
     "members",
+    "modifiers_ppm",
     "opening_tick",
+    "ppm",
     "schema",
     "shares_ppm",
     "ticks_of",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from experiments.config.models import SimulationConfig
 from experiments.config.problems import Path, Problem, dotted
 from experiments.config.troubles import BotClicks, ConversionDrop, Disapproved, TrackingOutage
-from experiments.config.world import Market, SimulatedCampaign
+from experiments.config.world import Audience, Market, SimulatedCampaign
 
 _WITHOUT_OPPORTUNITIES = (BotClicks, ConversionDrop, Disapproved, TrackingOutage)
 
@@ -16,9 +16,12 @@ def market_problems(config: SimulationConfig) -> Iterator[Problem]:
     """Slots nobody can sell or see, values that follow no price, people nobody counts, records that cannot be kept."""
     for name, market in config.markets.items():
         yield from _slots(("markets", name), market)
-        if market.activity is not None and market.people is None:
-            rule = "is that of people, and none are counted: add people or remove it"
-            yield Problem(("markets", name, "activity"), rule, market.activity)
+        yield from _activity(("markets", name), market)
+        if market.people is not None and market.audiences:
+            rule = "must be left out beside audiences, which have people of their own: move it to one of them"
+            yield Problem(("markets", name, "people"), rule, market.people)
+    for name, audience in config.audiences.items():
+        yield from _activity(("audiences", name), audience)
     for name, campaign in config.campaigns.items():
         if campaign.market in config.markets:
             yield from _correlation(("campaigns", name, "value_price_correlation"), campaign, config)
@@ -27,9 +30,9 @@ def market_problems(config: SimulationConfig) -> Iterator[Problem]:
     yield from _recorded_opportunities(config)
 
 
-def counts_people(market: Market) -> bool:
-    """Whether it is known how many people a market is about."""
-    return market.people is not None
+def _activity(path: Path, of: Market | Audience) -> Iterator[Problem]:
+    if of.activity is not None and of.people is None:
+        yield Problem((*path, "activity"), "is that of people, and none are counted: add people", of.activity)
 
 
 def _slots(path: Path, market: Market) -> Iterator[Problem]:
@@ -57,27 +60,31 @@ def _correlation(path: Path, campaign: SimulatedCampaign, config: SimulationConf
 
 
 def _wear(path: Path, campaign: SimulatedCampaign, config: SimulationConfig) -> Iterator[Problem]:
-    if counts_people(config.markets[campaign.market]):
-        return
+    missing = next(_uncounted(config, campaign.market), None)
     for name, creative in campaign.creatives.items():
-        if creative.wear is not None:
-            yield Problem((*path, name, "wear"), f"needs people who get tired: say how many {_whose(campaign.market)}")
+        if creative.wear is not None and missing:
+            yield Problem((*path, name, "wear"), f"needs people who get tired: say how many in {dotted(missing)}")
 
 
 def _attribution(config: SimulationConfig) -> Iterator[Problem]:
     if config.attribution is None:
         return
-    for name, market in config.markets.items():
-        if not counts_people(market):
-            yield Problem(("attribution",), f"needs people who click and convert: say how many {_whose(name)}")
-            return
+    missing = next((path for name in config.markets for path in _uncounted(config, name)), None)
+    if missing:
+        yield Problem(("attribution",), f"needs people who click and convert: say how many in {dotted(missing)}")
     if "events" in config.record and config.attribution.model != "last_click":
         rule = "must be last_click where events are recorded, as an event names one click: write it or record none"
         yield Problem(("attribution", "model"), rule, config.attribution.model)
 
 
-def _whose(market: str) -> str:
-    return f"there are in {dotted(('markets', market, 'people'))}"
+def _uncounted(config: SimulationConfig, market: str) -> Iterator[Path]:
+    """Where it should be said how many people a market is about, and is not."""
+    spec = config.markets[market]
+    if not spec.audiences and spec.people is None:
+        yield "markets", market, "people"
+    for name in spec.audiences:
+        if name in config.audiences and config.audiences[name].people is None:
+            yield "audiences", name, "people"
 
 
 def _recorded_opportunities(config: SimulationConfig) -> Iterator[Problem]:
@@ -93,17 +100,20 @@ def _more_than_one_outcome(config: SimulationConfig) -> Iterator[Path]:
         if market.slots != (1.0,):
             yield "markets", name, "slots"
     for name, campaign in config.campaigns.items():
-        conversions = campaign.conversions
-        if conversions.per_click > 1:
-            yield "campaigns", name, "conversions", "per_click"
-        if conversions.refunds is not None and conversions.refunds.rate:
-            yield "campaigns", name, "conversions", "refunds"
-        for creative, spec in campaign.creatives.items():
-            if spec.wear is not None and spec.wear.exponent:
-                yield "campaigns", name, "creatives", creative, "wear"
+        yield from _further_outcomes(("campaigns", name), campaign)
     if config.attribution is not None:
         yield ("attribution",)
     for place, trouble in enumerate(config.troubles):
-        for kind in trouble.kinds.values():
-            if isinstance(kind, _WITHOUT_OPPORTUNITIES):
-                yield "troubles", place
+        if any(isinstance(kind, _WITHOUT_OPPORTUNITIES) for kind in trouble.kinds.values()):
+            yield "troubles", place
+
+
+def _further_outcomes(path: Path, campaign: SimulatedCampaign) -> Iterator[Path]:
+    conversions = campaign.conversions
+    if conversions.per_click > 1:
+        yield *path, "conversions", "per_click"
+    if conversions.refunds is not None and conversions.refunds.rate:
+        yield *path, "conversions", "refunds"
+    for creative, spec in campaign.creatives.items():
+        if spec.wear is not None and spec.wear.exponent:
+            yield *path, "creatives", creative, "wear"

@@ -21,6 +21,7 @@ from experiments.config.values import Id, PositiveMicros, Ratio, Zone
 from experiments.config.world import (
     Account,
     Attribution,
+    Audience,
     ChargingBasis,
     Dated,
     HardLimits,
@@ -102,6 +103,7 @@ class SimulationConfig(_Common):
 
     source: Literal["simulation"]
     time: SimulationTime
+    audiences: Annotated[dict[Id, Audience], Field(default_factory=dict)]
     markets: Annotated[dict[Id, Market], Field(min_length=1)]
     campaigns: Annotated[dict[Id, SimulatedCampaign], Field(min_length=1)]
     attribution: Attribution | None = None
@@ -137,6 +139,14 @@ RunConfig: TypeAlias = SimulationConfig | ReplayConfig
 def limits_of(config: RunConfig, campaign: str) -> HardLimits:
     """The bounds of a campaign: the account's, with its own in their place."""
     return config.campaigns[campaign].limits.over(config.limits)
+
+
+def audiences_of(config: RunConfig, campaign: str) -> tuple[str, ...]:
+    """The audiences that a campaign's market tells apart; none where it does not, or is not in the file."""
+    if not isinstance(config, SimulationConfig) or campaign not in config.campaigns:
+        return ()
+    market = config.markets.get(config.campaigns[campaign].market)
+    return () if market is None else tuple(market.audiences)
 
 
 def members(config: RunConfig, chosen: Literal["all"] | tuple[str, ...]) -> tuple[str, ...]:

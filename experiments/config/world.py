@@ -8,6 +8,8 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.limits import LEAST_MODIFIER, MOST_MODIFIER
+from engine.units import PPM
 from experiments.config.values import (
     Activity,
     BudgetOrLog,
@@ -15,6 +17,7 @@ from experiments.config.values import (
     Hours,
     Id,
     Micros,
+    Multiple,
     People,
     PositiveMicros,
     Ratio,
@@ -35,6 +38,7 @@ LoggedAuction: TypeAlias = Literal["second_price", "first_price"]
 ChargingBasis: TypeAlias = Literal["per_impression", "per_click"]
 BudgetPeriod: TypeAlias = Literal["day", "flight"]
 Bounds = TypeVar("Bounds", "HardLimits", "LimitOverrides")
+Factor: TypeAlias = Annotated[float, Field(gt=0, le=1_000)]
 
 
 class Model(BaseModel):
@@ -177,14 +181,42 @@ class Shock(Dated):
     factor: Annotated[float, Field(gt=0, le=1_000)]
 
 
+class Audience(Model):
+    """A group of people that markets may tell apart.
+
+    people:
+        How many they are, the same ones in every market; None: nobody counts them.
+    activity:
+        Shape of the gamma distribution of their activity, the smaller the more unequal; None: all are alike.
+    """
+
+    people: People | None = None
+    activity: Activity | None = None
+
+
+class Segment(Model):
+    """An audience as a market meets it.
+
+    `share` is its part of the market's opportunities. The factors multiply what every campaign there has on the whole:
+    click rate, conversion rate, the value of a conversion, and the competition's price.
+    """
+
+    share: Ratio
+    ctr: Factor = 1.0
+    cvr: Factor = 1.0
+    value: Factor = 1.0
+    price: Factor = 1.0
+
+
 class Market(Model):
-    """Where campaigns meet opportunities: how it sells, how many there are, at what price.
+    """Where campaigns meet opportunities: how it sells, how many there are, at what price, and to which audiences.
 
     slots:
         How likely each of the slots that an auction sells is seen, the top one first.
+    audiences:
+        Those it tells apart; without them none.
     people, activity:
-        How many people its auctions are about, where they are counted, and the shape of the gamma distribution of their
-        activity; without a shape all are alike.
+        Of a market that tells no audiences apart, as an `Audience` has them.
     """
 
     auction: Auction
@@ -197,6 +229,7 @@ class Market(Model):
     people: People | None = None
     activity: Activity | None = None
     shocks: tuple[Shock, ...] = ()
+    audiences: Annotated[dict[Id, Segment], Field(default_factory=dict)]
 
 
 class Wear(Model):
@@ -288,12 +321,14 @@ class Attribution(Model):
 
 
 class HardLimits(Model):
-    """Bounds of every bid and budget that nobody passes."""
+    """Bounds of every bid, budget and modifier that nobody passes; a person's modifier of 0 is none of these."""
 
     min_bid_micros: PositiveMicros
     max_bid_micros: PositiveMicros
     min_budget_micros: PositiveMicros
     max_budget_micros: PositiveMicros
+    min_modifier: Multiple = LEAST_MODIFIER / PPM
+    max_modifier: Multiple = MOST_MODIFIER / PPM
 
 
 class LimitOverrides(Model):
@@ -303,6 +338,8 @@ class LimitOverrides(Model):
     max_bid_micros: PositiveMicros | None = None
     min_budget_micros: PositiveMicros | None = None
     max_budget_micros: PositiveMicros | None = None
+    min_modifier: Multiple | None = None
+    max_modifier: Multiple | None = None
 
     def over(self, limits: Bounds) -> Bounds:
         """Other limits with these in their place."""
@@ -312,6 +349,8 @@ class LimitOverrides(Model):
 class SimulatedCampaign(Model):
     """A campaign in a simulated market; `channel` is the market's name unless it says otherwise.
 
+    `audiences` are the modifiers that its bid begins with, by audience: 100 % where it names none, 0 % for one that is
+    no target.
     `value_price_correlation` is that of what an opportunity is worth and of the best competitor's price, both as
     normals.
     """
@@ -326,6 +365,7 @@ class SimulatedCampaign(Model):
     value_price_correlation: Annotated[float, Field(ge=-0.999, le=0.999)] = 0.0
     creatives: Annotated[dict[Id, Creative], Field(min_length=1)]
     weights: dict[str, Ratio] | None = None
+    audiences: Annotated[dict[str, Multiple], Field(default_factory=dict)]
     conversions: Conversions
     limits: LimitOverrides = LimitOverrides()
 
@@ -348,6 +388,11 @@ class ReplayedCampaign(Model):
 def shares_ppm(shares: Mapping[str, float], creatives: tuple[str, ...]) -> dict[str, int]:
     """Shares of creatives in whole ppm, in the order given."""
     return {creative: ppm(shares[creative]) for creative in creatives}
+
+
+def modifiers_ppm(multiples: Mapping[str, float], audiences: tuple[str, ...]) -> dict[str, int]:
+    """Modifiers of audiences in whole ppm, in the order given; 1,000,000 for those that are not named."""
+    return {audience: ppm(multiples.get(audience, 1.0)) for audience in audiences}
 
 
 def shares_sum(shares: Mapping[str, float]) -> int:
