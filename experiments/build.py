@@ -64,7 +64,7 @@ def simulation(config: SimulationConfig) -> Plan:
     """The plan of a run in a simulated world."""
     campaigns = campaign_set(config)
     world = _world(config, campaigns)
-    return _simulated(config, campaigns, world, world)
+    return replace(_simulated(config, campaigns, world, world), joined=world.joined)
 
 
 def _simulated(config: SimulationConfig, campaigns: CampaignSet, world: WorldFactory, source: Any) -> Plan:

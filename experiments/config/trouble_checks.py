@@ -35,9 +35,10 @@ def trouble_problems(config: SimulationConfig) -> Iterator[Problem]:
 
 
 def _not_one(path: Path, trouble: Trouble) -> Problem:
+    if trouble.kinds:
+        return Problem(path, f"must be of one kind, not of {' and '.join(trouble.kinds)}: split it")
     *others, last = trouble.known()
-    given, remedy = (", ".join(trouble.kinds), "keep") if trouble.kinds else ("none", "add")
-    return Problem(path, f"must hold exactly one of {', '.join(others)} and {last}, not {given}: {remedy} one")
+    return Problem(path, f"must be of one kind: add {', '.join(others)} or {last}")
 
 
 def _kind(config: SimulationConfig, path: Path, kind: TroubleKind) -> Iterator[Problem]:
