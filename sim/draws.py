@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.units import MAX_MICROS, Float64, Int64
-from sim.kernel import inner
+from sim.kernel import helper, inner
 from sim.rng import AUDIENCE, CREATIVE, PRICE, REACH, TO_UNIT, VALUE, fill_words, normal, to_normals, uniform
 
 _ROOM, _SHORTEST, _LONGEST = 32_768, 64, 512  # auctions · campaigns of a block, auctions of a block
 _MARGIN = 1e-3
 _LOG_THOUSAND = math.log(1000.0) + _MARGIN
 _RAREST = 2e-11  # as far out as `normal` reaches
+_LOWEST = -1e9  # below the logarithm of every bid that is one, and above minus infinity, that of a bid that is none
 _LOG_MAX = math.log(float(MAX_MICROS))
 
 
@@ -34,6 +35,8 @@ class Block(NamedTuple):
     heat: Float64  # float64[block], standard normal: how high the best competitor's price is among its like
     log_price: Float64  # float64[slots, block], the best competitors' prices, falling, the reserve included
     bar: Float64  # float64[block], a bid that surely wins nothing if it lies below, in logs
+    best: Float64  # float64[slots + 1, block], the highest bids that are surely made, falling, in logs
+    needed: Float64  # float64[block], a bid that surely neither wins nor moves a price if it lies below, in logs
     audience: NDArray[Any]  # int32[block]
     log_value: Float64  # float64[seats, block]
     reached: NDArray[Any]  # uint8[seats, block]
@@ -54,6 +57,8 @@ def block_for(seats: int, slots: int) -> Block:
         heat=np.zeros(size),
         log_price=np.empty((slots, size)),
         bar=np.empty(size),
+        best=np.empty((slots + 1, size)),
+        needed=np.empty(size),
         audience=np.zeros(size, dtype=np.int32),
         log_value=np.zeros((seats, size)),
         reached=np.ones((seats, size), dtype=np.uint8),
@@ -61,6 +66,12 @@ def block_for(seats: int, slots: int) -> Block:
         bidders=np.empty((size, max(seats, 1)), dtype=np.int32),
         many=np.zeros(size, dtype=np.int64),
     )
+
+
+@helper
+def surely_below(log_amount: float) -> float:
+    """A logarithm so far below an amount's that both, rounded to whole micros, keep their order."""
+    return log_amount - _MARGIN if log_amount > _LOG_THOUSAND else _LOWEST
 
 
 @inner
@@ -97,8 +108,7 @@ def draw_prices(
 
     Of n alike competitors the best is drawn through the distribution of the largest of n, U^(1/n), and each next
     through that of the largest of those left below it (David and Nagaraja, *Order Statistics*, 3rd edition, section
-    2.5), so a crowd costs no more than one. Missing competitors bid the reserve. `bar` keeps a margin, so that a price
-    over a thousand micros stays out of reach whichever way either is rounded.
+    2.5), so a crowd costs no more than one. Missing competitors bid the reserve.
     """
     last = min(slots, competitors)
     for rank in range(slots):
@@ -121,8 +131,7 @@ def draw_prices(
                 level = log_level + log_factor[block.audience[k]]
                 block.log_price[rank, k] = min(max(level + sigma * block.normals[k], log_reserve), _LOG_MAX)
     for k in range(size):
-        lowest = block.log_price[slots - 1, k]
-        block.bar[k] = lowest - _MARGIN if lowest > _LOG_THOUSAND else -np.inf
+        block.bar[k] = surely_below(block.log_price[slots - 1, k])
 
 
 @inner

@@ -19,7 +19,7 @@ from engine.campaigns import ControlState
 from engine.events import BIDS, CLICKS, IMPRESSIONS, OPPORTUNITIES, SPEND
 from engine.units import MAX_MICROS, PPM, Bool, Float64, Int64
 from sim.auction import UNREACHABLE, bid_for, charge, most_charged
-from sim.draws import Block, block_for, draw_audiences, draw_cells, draw_prices, draw_reach, draw_values
+from sim.draws import Block, block_for, draw_audiences, draw_cells, draw_prices, draw_reach, draw_values, surely_below
 from sim.kernel import helper, inner, kernel
 from sim.response import is_click, predicted_ctr
 from sim.rng import BOT, CLICK, EXPOSURE, TO_UNIT, Z_MAX, fill_words, word
@@ -245,6 +245,45 @@ def _close_tick(
 
 
 @inner
+def _find_needed(room: Room, seat: Int64, buyers: Buyers, stakes: Stakes, start: int, size: int, slots: int) -> None:
+    """What a bid needs to matter, from the competitors' prices and from the campaigns that surely bid."""
+    block = room.block
+    for k in range(start, size):
+        block.needed[k] = block.bar[k]
+    if seat.size <= slots + 1:
+        return
+    for rank in range(slots + 1):
+        for k in range(start, size):
+            block.best[rank, k] = -np.inf
+    for s in range(seat.size):
+        if room.stance[s] != SURE:
+            continue
+        _log_bids(block, s, buyers, stakes, seat[s], start, size)
+        for rank in range(slots + 1):
+            for k in range(start, size):  # the higher stays in its rank, the lower goes on to the next
+                mine, best = block.normals[k], block.best[rank, k]
+                block.best[rank, k] = mine if mine > best else best
+                block.normals[k] = best if mine > best else mine
+    for k in range(start, size):
+        block.needed[k] = max(block.bar[k], surely_below(block.best[slots, k]))
+
+
+@inner
+def _log_bids(block: Block, s: int, buyers: Buyers, stakes: Stakes, c: int, start: int, size: int) -> None:
+    """Into `normals`, a campaign's bids in logs; nothing where an auction does not reach it."""
+    first = buyers.audience_start[c]
+    if buyers.audience_start[c + 1] - first == 1:
+        log_bid = stakes.log_bid[first]
+        for k in range(start, size):
+            bid = log_bid + block.log_value[s, k]
+            block.normals[k] = bid if block.reached[s, k] > 0 else -np.inf
+    else:
+        for k in range(start, size):
+            bid = stakes.log_bid[first + block.audience[k]] + block.log_value[s, k]
+            block.normals[k] = bid if block.reached[s, k] > 0 else -np.inf
+
+
+@inner
 def _list_bidders(
     room: Room,
     seat: Int64,
@@ -252,35 +291,33 @@ def _list_bidders(
     stakes: Stakes,
     start: int,
     size: int,
+    slots: int,
     all_bids: bool,  # noqa: FBT001 - likewise
 ) -> None:
-    """From auction `start` of the block on, the seats that may win something or whose budget has to be looked at."""
+    """From auction `start` of the block on, the seats whose bid may matter or whose budget has to be looked at."""
     block = room.block
+    if not all_bids:
+        _find_needed(room, seat, buyers, stakes, start, size, slots)
     for k in range(start, size):
         block.many[k] = 0
     for s in range(seat.size):
         stance = room.stance[s]
         if stance == OUT:
             continue
-        c = seat[s]
-        first = buyers.audience_start[c]
-        every = stance == UNSURE or all_bids
-        if every:
+        if stance == UNSURE or all_bids:
             for k in range(start, size):
                 block.bidders[k, block.many[k]] = s
                 block.many[k] += np.int64(block.reached[s, k])
-        elif buyers.audience_start[c + 1] - first == 1:
-            log_bid = stakes.log_bid[first]
+            continue
+        _log_bids(block, s, buyers, stakes, seat[s], start, size)
+        if seat.size == 1:
             for k in range(start, size):
-                may = (log_bid + block.log_value[s, k] >= block.bar[k]) & (block.reached[s, k] > 0)
-                block.bidders[k, block.many[k]] = s
-                block.many[k] += np.int64(may)
-        else:
-            for k in range(start, size):
-                log_bid = stakes.log_bid[first + block.audience[k]]
-                may = (log_bid + block.log_value[s, k] >= block.bar[k]) & (block.reached[s, k] > 0)
-                block.bidders[k, block.many[k]] = s
-                block.many[k] += np.int64(may)
+                block.many[k] = np.int64(block.normals[k] >= block.needed[k])
+                block.bidders[k, 0] = 0
+            continue
+        for k in range(start, size):
+            block.bidders[k, block.many[k]] = s
+            block.many[k] += np.int64(block.normals[k] >= block.needed[k])
 
 
 @inner
@@ -473,7 +510,7 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                         draw_values(block, s, first, tick, size, key, buyers.sigma[c], buyers.correlation[c])
                 if not active:
                     continue
-                _list_bidders(room, seat, buyers, stakes, 0, size, record_opportunities)
+                _list_bidders(room, seat, buyers, stakes, 0, size, slots, record_opportunities)
                 clicks_drawn = seat.size == 1 and not exact
                 if clicks_drawn:
                     listed = np.int64(0)
@@ -555,9 +592,9 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                             if before == SURE and after != SURE:
                                 cells = buyers.cell_start[c + 1] - buyers.cell_start[c]
                                 _add_reached(counts[t, :, BIDS], block, s, k + 1, cells)
-                                changed = changed or after == UNSURE
+                                changed = True
                     if changed:
-                        _list_bidders(room, seat, buyers, stakes, k + 1, size, record_opportunities)
+                        _list_bidders(room, seat, buyers, stakes, k + 1, size, slots, record_opportunities)
 
                 for s in range(seat.size):
                     if room.stance[s] == SURE:
