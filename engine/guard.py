@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Actions, Approved, Flaw, Knob, Proposals, Source, wanted_values
-from engine.campaigns import SCALARS, CampaignSet, ControlState, Layout, sizes_of, value_in_force
+from engine.campaigns import SCALARS, CampaignSet, ControlState, Layout, most_bid, sizes_of, value_in_force
 from engine.impact import SPEND_PER_BID, UNKNOWN, WEEK_DAYS, Basis, Evidence, predicted_by_record
 from engine.judgement import NO_OFFER, Impact, Judgement, Outcome, Reason
 from engine.limits import BANDED, Limits
@@ -199,6 +199,10 @@ def _open_case(campaigns: CampaignSet, state: ControlState, proposed: Proposals,
     case.refuse(~known, Reason.UNKNOWN_TARGET)
     case.refuse(state.version[campaign, knob] != proposed.base_version, Reason.STALE)
     case.refuse((case.wanted == old) & (knob != Knob.WEIGHTS), Reason.NO_OP)
+    stray = ~known & (proposed.knob == Knob.MODIFIERS)
+    if stray.any():  # they lost their knob; what stands beside an audience that does not exist falls with it
+        change = (proposed.campaign.astype(np.int64) * 2 * _PARTIES + party) * len(Knob) + Knob.MODIFIERS
+        case.refuse(np.isin(case.change, change[stray]) & (knob == Knob.MODIFIERS), Reason.BESIDE_REFUSED)
     return case
 
 
@@ -213,7 +217,8 @@ def _check_scalars(case: _Case, layout: Layout, state: ControlState, limits: Lim
     minimum, maximum = limits.minimum[campaign, knob], limits.maximum[campaign, knob]
     floor = np.where(knob == Knob.BUDGET, state.bid[campaign], 0)
     ceiling = np.where(knob == Knob.BID, state.budget[campaign], maximum)
-    most = np.where(knob == Knob.BID, _most_bid(layout, state, limits)[campaign], maximum)
+    of_bids = most_bid(layout.audience_start, state.modifiers, limits.maximum[:, Knob.BID])
+    most = np.where(knob == Knob.BID, of_bids[campaign], maximum)
     anchor = state.anchor[campaign, knob]
     laws = _Laws(
         zero=wanted == 0,
@@ -278,15 +283,6 @@ def _hold(case: _Case, rows: Int64, laws: _Laws) -> None:
     nearest = np.clip(wanted, low, high)
     offers = is_open & (found != Reason.NONE) & (low <= high) & (nearest != old)
     case.offer[rows[offers]] = nearest[offers]
-
-
-def _most_bid(layout: Layout, state: ControlState, limits: Limits) -> Int64:
-    """The highest bid of every campaign that no modifier in force takes above the hard maximum; int64[n]."""
-    maximum: Int64 = limits.maximum[:, Knob.BID]
-    if not (state.modifiers > PPM).any():
-        return maximum
-    highest = np.maximum(np.maximum.reduceat(state.modifiers, layout.audience_start[:-1]), PPM)
-    return _scaled(maximum, np.stack([np.full_like(highest, PPM), highest], axis=-1), up=False)
 
 
 def _most_modifier(maximum: Int64, bid: Int64) -> Int64:
