@@ -568,7 +568,10 @@ def _check_joint_exposure(case: _Case, limits: Limits, permitted: Bool, mandated
     standing = case.open & permitted & ~case.free
     bids, budgets = (np.flatnonzero(standing & (case.knob == knob)) for knob in SCALARS)
     _, of_bids, of_budgets = np.intersect1d(case.campaign[bids], case.campaign[budgets], return_indices=True)
-    for bid, budget in zip(bids[of_bids].tolist(), budgets[of_budgets].tolist(), strict=True):
+    pairs = np.stack([bids[of_bids], budgets[of_budgets]], axis=1)
+    rise = (case.wanted[pairs] / np.maximum(case.old[pairs], 1)).prod(axis=1)
+    least = MAX_EXPOSURE if limits.exposure is None else min(MAX_EXPOSURE, int(limits.exposure.min()))
+    for bid, budget in pairs[rise > (1 + least / PPM) * (1 - 1e-9)].tolist():  # whole numbers decide what is close
         _bound_exposure(case, [bid], [budget], limits, mandated)
     modifiers = np.flatnonzero(standing & (case.knob == Knob.MODIFIERS) & (case.old > 0))
     if not modifiers.size:
