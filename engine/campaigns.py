@@ -329,6 +329,15 @@ def sizes_of(layout: Layout, campaign: Int64, knob: Int64) -> Int64:
     return sizes
 
 
+def most_bid(audience_start: Int64, modifiers: Int64, maximum: Int64) -> Int64:
+    """The highest bid of every campaign that no audience's modifier takes above its maximum; int64[n], micros."""
+    if not (modifiers > PPM).any():
+        return maximum
+    highest = np.maximum(np.maximum.reduceat(modifiers, audience_start[:-1]), PPM)
+    most: Int64 = maximum // highest * PPM + maximum % highest * PPM // highest  # ⌊10⁶ · maximum / highest⌋
+    return most
+
+
 def value_in_force(layout: Layout, state: ControlState, campaign: Int64, knob: Int64, index: Int64) -> Int64:
     """Value of each row: micros, ppm of the campaign's index-th creative or audience, or 0 / 1 for paused."""
     values = np.zeros(campaign.size, dtype=np.int64)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Actions, Approved, Flaw, Knob, Proposals, Source, wanted_values
-from engine.campaigns import SCALARS, CampaignSet, ControlState, Layout, sizes_of, value_in_force
+from engine.campaigns import SCALARS, CampaignSet, ControlState, Layout, most_bid, sizes_of, value_in_force
 from engine.impact import SPEND_PER_BID, UNKNOWN, WEEK_DAYS, Basis, Evidence, predicted_by_record
 from engine.judgement import NO_OFFER, Impact, Judgement, Outcome, Reason
 from engine.limits import BANDED, Limits
@@ -199,6 +199,10 @@ def _open_case(campaigns: CampaignSet, state: ControlState, proposed: Proposals,
     case.refuse(~known, Reason.UNKNOWN_TARGET)
     case.refuse(state.version[campaign, knob] != proposed.base_version, Reason.STALE)
     case.refuse((case.wanted == old) & (knob != Knob.WEIGHTS), Reason.NO_OP)
+    stray = ~known & (proposed.knob == Knob.MODIFIERS)
+    if stray.any():  # they lost their knob; what stands beside an audience that does not exist falls with it
+        change = (proposed.campaign.astype(np.int64) * 2 * _PARTIES + party) * len(Knob) + Knob.MODIFIERS
+        case.refuse(np.isin(case.change, change[stray]) & (knob == Knob.MODIFIERS), Reason.BESIDE_REFUSED)
     return case
 
 
@@ -213,7 +217,8 @@ def _check_scalars(case: _Case, layout: Layout, state: ControlState, limits: Lim
     minimum, maximum = limits.minimum[campaign, knob], limits.maximum[campaign, knob]
     floor = np.where(knob == Knob.BUDGET, state.bid[campaign], 0)
     ceiling = np.where(knob == Knob.BID, state.budget[campaign], maximum)
-    most = np.where(knob == Knob.BID, _most_bid(layout, state, limits)[campaign], maximum)
+    of_bids = most_bid(layout.audience_start, state.modifiers, limits.maximum[:, Knob.BID])
+    most = np.where(knob == Knob.BID, of_bids[campaign], maximum)
     anchor = state.anchor[campaign, knob]
     laws = _Laws(
         zero=wanted == 0,
@@ -278,15 +283,6 @@ def _hold(case: _Case, rows: Int64, laws: _Laws) -> None:
     nearest = np.clip(wanted, low, high)
     offers = is_open & (found != Reason.NONE) & (low <= high) & (nearest != old)
     case.offer[rows[offers]] = nearest[offers]
-
-
-def _most_bid(layout: Layout, state: ControlState, limits: Limits) -> Int64:
-    """The highest bid of every campaign that no modifier in force takes above the hard maximum; int64[n]."""
-    maximum: Int64 = limits.maximum[:, Knob.BID]
-    if not (state.modifiers > PPM).any():
-        return maximum
-    highest = np.maximum(np.maximum.reduceat(state.modifiers, layout.audience_start[:-1]), PPM)
-    return _scaled(maximum, np.stack([np.full_like(highest, PPM), highest], axis=-1), up=False)
 
 
 def _most_modifier(maximum: Int64, bid: Int64) -> Int64:
@@ -572,7 +568,10 @@ def _check_joint_exposure(case: _Case, limits: Limits, permitted: Bool, mandated
     standing = case.open & permitted & ~case.free
     bids, budgets = (np.flatnonzero(standing & (case.knob == knob)) for knob in SCALARS)
     _, of_bids, of_budgets = np.intersect1d(case.campaign[bids], case.campaign[budgets], return_indices=True)
-    for bid, budget in zip(bids[of_bids].tolist(), budgets[of_budgets].tolist(), strict=True):
+    pairs = np.stack([bids[of_bids], budgets[of_budgets]], axis=1)
+    rise = (case.wanted[pairs] / np.maximum(case.old[pairs], 1)).prod(axis=1)
+    least = MAX_EXPOSURE if limits.exposure is None else min(MAX_EXPOSURE, int(limits.exposure.min()))
+    for bid, budget in pairs[rise > (1 + least / PPM) * (1 - 1e-9)].tolist():  # whole numbers decide what is close
         _bound_exposure(case, [bid], [budget], limits, mandated)
     modifiers = np.flatnonzero(standing & (case.knob == Knob.MODIFIERS) & (case.old > 0))
     if not modifiers.size:

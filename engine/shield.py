@@ -20,7 +20,7 @@ from engine.units import Bool, Int64
 SUSPENDED_AFTER = 100
 """So many actions out of range in a row suspend a policy."""
 
-_PROJECTIONS = 2  # to what the laws of each knob offer, then to what several knobs together do
+_PROJECTIONS = 3  # to what the laws of each knob offer, then the bid to what the budget leaves, then the modifiers
 
 OUT_OF_RANGE = (
     *(Reason[flaw.name] for flaw in Flaw if flaw is not Flaw.NONE),

@@ -190,6 +190,14 @@ def test_what_a_party_wants_of_several_audiences_stands_or_falls_together() -> N
     assert answer(desk_of(), modified(rows | {0: 1_250_000})) == [YES, YES, YES]
 
 
+def test_an_audience_that_does_not_exist_takes_down_what_is_beside_it() -> None:
+    stray = no(Reason.UNKNOWN_TARGET)
+    assert answer(desk_of(), modified({0: 1_100_000, 3: 1_100_000})) == [BESIDE, stray]
+    others = wish(BID + 1), modified({0: 1_100_000}, Source.RULE), modified({1: 1_100_000}, campaign=1)
+    assert answer(desk_of(campaigns=2), modified({3: 1}), *others) == [stray, YES, YES, YES]
+    assert answer(desk_of(), modified({0: 1_100_000}, campaign=7)) == [stray]
+
+
 def test_an_audience_named_twice_is_refused_with_what_is_beside_it() -> None:
     rows = proposals([0] * 3, Knob.MODIFIERS, [1_100_000, 1_200_000, 900_000], 0, Source.POLICY, "", index=[1, 1, 2])
     assert answer(desk_of(), rows) == [no(Reason.AUDIENCE_TWICE)] * 2 + [BESIDE]

@@ -100,8 +100,8 @@ def test_a_person_edits_the_audiences_it_names() -> None:
     assert run.edit({0: 1_500_000, 1: 800_000}) == ["approved"]  # the first is there already
     assert run.edit({0: 1_500_000, 1: 800_000}) == ["refused: no_op"]
     assert run.edit({0: 1_400_000, 1: 10_000_001}) == ["refused: hard_maximum"]
-    assert run.edit({0: 1_400_000, 3: 900_000}) == ["approved"]  # there is no fourth
-    assert run.modifiers == [1_400_000, 800_000, 0]
+    assert run.edit({0: 1_400_000, 3: 900_000}) == ["refused: unknown_target"]
+    assert run.modifiers == [1_500_000, 800_000, 0]
     assert run.go(run.command(CommandKind.EDIT, values=(PPM,))) == ["needs_audiences"]
     assert run.go(run.command(CommandKind.EDIT, audiences=(1,))) == ["needs_audiences"]
 

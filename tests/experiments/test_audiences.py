@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from agents.scripted import Scripted
 from engine.actions import Knob
+from engine.campaigns import CampaignSet, ControlState
 from engine.errors import BadInput
+from engine.events import Events, Opportunities, TickCounts
+from engine.judgement import EXPLANATIONS, Reason
 from engine.limits import FOREVER
+from engine.policy import Batch
+from engine.runtime.local import LocalRunner
 from engine.runtime.plan import Plan
-from engine.units import PPM
+from engine.runtime.store import LEDGER, read_ledger
+from engine.runtime.tables import write_actions
+from engine.units import PPM, Int64
 from experiments import build
 from experiments.config import SimulationConfig, load_config, with_limits
+from experiments.report.decisions import Calendar, decisions
+from experiments.report.story_lines import story_text
+from experiments.telling import tell
 from tests.experiments.test_config import REPLAY
+from tests.properties.world import World
 
 TEXT = """\
 schema_version: 1
@@ -160,6 +175,132 @@ def test_bounds_of_modifiers_may_change_while_a_run_goes_on(path: Path) -> None:
     expected = "limits.yaml: limits.max_modifier (='15%') must be >= min_modifier (=20%): raise it"
     assert str(refused.value) == expected
 
+
+# --- what people see ---
+
+RUN = TEXT.replace("families: 80%, young: 1.2", "families: 80%, young: 120%, students: 0%").replace(
+    TEXT[TEXT.index("script:") :],
+    """\
+people: {dana: [approver, operator]}
+approver: scripted
+script:
+  proposals:
+    - {day: 1, time: "04:00", campaign: brand, audiences: {young: 132%, families: 80%}, by: ann, note: they convert}
+    - {day: 1, time: "05:00", campaign: brand, audiences: {young: 180%, families: 81%}, by: ann}
+    - {day: 1, time: "06:00", campaign: brand, audiences: {students: 50%}, by: ann}
+  commands:
+    - {day: 1, time: "08:00", by: dana, approve: {campaign: brand, knob: modifiers}}
+    - {day: 1, time: "10:00", by: dana, edit: {campaign: brand, knob: modifiers, audiences: {families: 0%}}}
+    - {day: 1, time: "12:00", by: dana, rollback: {campaign: brand, knob: modifiers}}
+""",
+)
+STORY = """\
+brand in run told-apart, told by its 49 ledger records, each chained to the one before.
+Times are those of Europe/Berlin; money is in EUR.
+
+2026-03-02
+
+  04:00  modifiers: young 120% → 132%
+         proposed by ann (script) at version 0: they convert
+         guard: approved
+         2026-03-02 04:00 applied, version 1
+
+  05:00  modifiers: young 132% → 180%, families 80% → 81%
+         proposed by ann (script) at version 1
+         guard: refused: an automatic change is at most a quarter of the value in force; it offers young 165%
+
+  06:00  modifiers: students 0% → 50%
+         proposed by ann (script) at version 1
+         predicted: nothing can be told of its spend
+         guard: needs approval: an audience that was not bid for would be a target: a person has to approve
+         2026-03-02 08:00 approved by dana; the guard, asked again: approved
+         2026-03-02 08:00 applied, version 2
+         2026-03-02 09:00 watch: opened
+         2026-03-02 11:00 watch: ended without a verdict, since the campaign was changed meanwhile
+
+  10:00  modifiers: families 80% → 0%
+         proposed by dana (person) at version 2: edit
+         guard: approved
+         2026-03-02 10:00 applied, version 3
+         2026-03-02 12:00 rolled back by dana: families 0% → 80%, version 4"""
+
+
+class Even:
+    """A world in which every hour is like the one before."""
+
+    factual = False
+
+    def __init__(self, campaigns: CampaignSet, members: Int64) -> None:
+        self._mine, self._members = campaigns.select(members), members
+        self._world = World(campaigns, 24)
+
+    def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
+        counts = [
+            self._world.counts(
+                int(campaign), controls.select(self._mine, np.array([place])), from_tick, to_tick - from_tick
+            )
+            for place, campaign in enumerate(self._members)
+        ]
+        return Batch(TickCounts(from_tick, np.concatenate(counts, axis=1)), Events.empty(), Opportunities.empty())
+
+    def state(self) -> None:
+        """Nothing to keep."""
+
+    def restore(self, state: None) -> None:
+        """Nothing to go back to."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
+    """A run in which modifiers were proposed, refused, approved, edited and taken back; its folder."""
+    folder = tmp_path_factory.mktemp("told-apart")
+    config = loaded(folder / "run.yaml", RUN)
+    plan = planned(config)
+    plan = replace(plan, source=partial(Even, plan.campaigns))
+    LocalRunner().run(plan, folder)
+    write_actions(folder / "actions.parquet", read_ledger(folder / LEDGER), plan.campaigns, plan.grid)
+    return folder, plan
+
+
+def test_a_story_tells_modifiers_by_their_audiences(run: tuple[Path, Plan]) -> None:
+    folder, _ = run
+    assert story_text(tell(read_ledger(folder / LEDGER), "brand")) == STORY
+
+
+def test_actions_name_the_audience_of_a_modifier(run: tuple[Path, Plan]) -> None:
+    actions = pd.read_parquet(run[0] / "actions.parquet")
+    assert set(actions.knob) == {"modifiers"}
+    assert actions.creative.isna().all()
+    assert list(zip(actions.audience, actions.wanted, actions.outcome, actions.reason.fillna(""), strict=True)) == [
+        ("young", 1_320_000, "applied", ""),
+        ("families", 800_000, "refused", "no_op"),
+        ("young", 1_800_000, "refused", "step"),
+        ("families", 810_000, "refused", "beside_refused"),
+        ("students", 500_000, "needs_approval", "audience_set"),
+        ("students", 500_000, "applied", ""),
+        ("families", 0, "applied", ""),
+        ("families", 800_000, "applied", ""),
+    ]
+
+
+def test_a_report_shows_a_change_of_several_audiences_as_one(run: tuple[Path, Plan]) -> None:
+    folder, plan = run
+    local = pd.Series(pd.to_datetime([plan.grid.opens(tick) for tick in range(plan.grid.ticks)], unit="us"))
+    found = decisions(pd.read_parquet(folder / "actions.parquet"), Calendar(local, 60))
+    shown = [(each.outcome, each.reason, each.parts) for each in found]
+    assert shown[:4] == [
+        ("applied", None, [("young", 1_200_000, 1_320_000, None)]),
+        ("refused", EXPLANATIONS[Reason.NO_OP], [("families", 800_000, 800_000, None)]),
+        (
+            "refused",
+            EXPLANATIONS[Reason.STEP],
+            [("young", 1_320_000, 1_800_000, 1_650_000), ("families", 800_000, 810_000, None)],
+        ),
+        ("needs_approval", EXPLANATIONS[Reason.AUDIENCE_SET], [("students", 0, 500_000, None)]),
+    ]
+
+
+# --- what contradicts itself ---
 
 REFUSED = {
     "an audience that is not declared": (
