@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
-from engine.campaigns import CampaignSet, Period
+from engine.campaigns import CampaignSet, Period, most_bid
 from engine.events import COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
 from engine.policy import View
 from engine.units import Bool, Float64, Int64, TickGrid, floor_micros
@@ -38,11 +38,17 @@ class Gains:
     integral: float = 0.3
 
 
-def bids_in_reach(view: View, wanted: ArrayLike, band: Band, minimum: Int64, maximum: Int64) -> Int64:
-    """Wanted bids, rounded down, as near as step law, anchor band, hard bounds and budget let each of them go."""
+def bids_in_reach(
+    view: View, wanted: ArrayLike, band: Band, minimum: Int64, maximum: Int64, audience_start: Int64
+) -> Int64:
+    """Wanted bids, rounded down, as near as step law, anchor band, hard bounds and budget let each of them go.
+
+    `audience_start` (`Layout`) says whose modifiers must not take a bid above its maximum.
+    """
     low, high = (view.controls.anchor[:, Knob.BID] * side for side in band)
     low = np.maximum(np.ceil(low), minimum)
-    high = np.minimum(np.floor(high), np.minimum(maximum, view.controls.budget))
+    most = most_bid(audience_start, view.controls.modifiers, maximum)
+    high = np.minimum(np.floor(high), np.minimum(most, view.controls.budget))
     return nearest_step(view.controls.bid, np.clip(floor_micros(wanted), low, np.maximum(low, high)))
 
 
@@ -71,6 +77,7 @@ class _Pace(NamedTuple):
     period: Int64  # row of the above that a campaign follows
     minimum: Int64  # bids, micros
     maximum: Int64
+    audience_start: Int64
     seen: int = -1
 
 
@@ -104,13 +111,15 @@ class PacingPI:
             period=np.where(campaigns.period == Period.DAY, 0, 1),
             minimum=np.maximum(campaigns.min_bid, 1),
             maximum=campaigns.max_bid,
+            audience_start=campaigns.layout.audience_start,
         )
 
     def propose(self, view: View, memory: _Pace) -> tuple[Proposals, _Pace]:
         """One bid per campaign that saw traffic, unless it would stay as it is."""
         bid = view.controls.bid
         change = np.clip(self._change(view, memory), -0.25, 0.25)
-        wanted = bids_in_reach(view, bid * np.exp(change), self.band, memory.minimum, memory.maximum)
+        bounds = memory.minimum, memory.maximum, memory.audience_start
+        wanted = bids_in_reach(view, bid * np.exp(change), self.band, *bounds)
         traffic = view.recent[:, OPPORTUNITIES] + view.recent[:, IMPRESSIONS] > 0  # interval logs tell only the latter
         rows = np.flatnonzero((wanted != bid) & traffic & ~view.controls.paused)
         memory = memory._replace(seen=view.tick)

@@ -31,6 +31,7 @@ class Course(NamedTuple):
     errors: Float64  # sum over all views so far
     minimum: Int64  # bids, micros
     maximum: Int64
+    audience_start: Int64  # int64[n + 1], see `engine.campaigns.Layout`
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class EcpcPid:
     >>> counts = np.zeros((1, len(COUNTS)), dtype=np.int64)
     >>> counts[0, [CLICKS, SPEND]] = 3, 1_566_280
     >>> nothing = np.zeros(1)
-    >>> course = policy.follow(counts, Course(nothing, nothing + np.nan, nothing, counts[:, 0], counts[:, 0]))
+    >>> course = policy.follow(counts, Course(nothing, nothing + np.nan, nothing, *[counts[:, 0]] * 3))
     >>> round(float(course.signal[0]), 4)
     0.4223
     """
@@ -82,7 +83,8 @@ class EcpcPid:
         """No error yet, and phi = 0."""
         nothing = np.zeros(len(campaigns))
         minimum = np.maximum(campaigns.min_bid, 1)
-        return Course(nothing, np.full(len(campaigns), np.nan), nothing, minimum, campaigns.max_bid)
+        bounds = minimum, campaigns.max_bid, campaigns.layout.audience_start
+        return Course(nothing, np.full(len(campaigns), np.nan), nothing, *bounds)
 
     def propose(self, view: View, memory: Course) -> tuple[Proposals, Course]:
         """One bid per campaign, unless it would stay as it is."""
@@ -93,7 +95,8 @@ class EcpcPid:
             ecpc=np.where(paused, memory.ecpc, after.ecpc),
             errors=np.where(paused, memory.errors, after.errors),
         )
-        wanted = bids_in_reach(view, self.bid(memory.signal), self.band, memory.minimum, memory.maximum)
+        bounds = memory.minimum, memory.maximum, memory.audience_start
+        wanted = bids_in_reach(view, self.bid(memory.signal), self.band, *bounds)
         rows = np.flatnonzero((wanted != view.controls.bid) & ~paused)
         if not rows.size:
             return no_proposals(), memory

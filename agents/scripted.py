@@ -18,8 +18,9 @@ from engine.units import TickGrid
 class Wish:
     """One change that the script asks for.
 
-    `campaign` is a position; `values` are what the knob should become (one for a scalar, one per creative for weights),
-    or `change` by which part of its value a scalar should move.
+    `campaign` is a position; `values` are what the knob should become (one for a scalar, one per creative for weights,
+    for modifiers those of the audiences at the places `audiences`), or `change` by which part of its value a scalar
+    should move.
     """
 
     campaign: int
@@ -28,6 +29,7 @@ class Wish:
     note: str
     values: tuple[int, ...] = ()
     change: Fraction | None = None
+    audiences: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,6 @@ def _rows(wish: Wish, view: View) -> Proposals:
         view.controls.version[wish.campaign, wish.knob],
         Source.SCRIPT,
         wish.note,
-        index=np.arange(len(values)),
+        index=wish.audiences or np.arange(len(values)),
         proposer=wish.proposer,
     )

@@ -105,9 +105,10 @@ class _Rows:
 class Proposals(_Rows):
     """Changes somebody wants, not yet judged.
 
-    `index` is the creative's position within its campaign (0 for scalars); a vector is proposed whole, one row per
-    creative. `wanted` is micros, ppm or 0 / 1; where it is none of these, `flaw` says why and the guard refuses the
-    row. `base_version` is the knob's version that the proposer saw.
+    `index` is the creative's or the audience's position within its campaign (0 for scalars). Weights are proposed
+    whole, one row per creative; of modifiers only those that are to move. `wanted` is micros, ppm or 0 / 1; where it is
+    none of these, `flaw` says why and the guard refuses the row. `base_version` is the knob's version that the proposer
+    saw.
     """
 
     campaign: NDArray[Any]  # int32
@@ -138,9 +139,13 @@ class Actions(_Rows):
 
     @property
     def moves_anchor(self) -> Bool:
-        """Whether the row is a person's own edit, which the anchor band follows."""
-        by_person: Bool = self.source == Source.PERSON
-        return by_person
+        """Whether the anchor band follows a row: a person's own edit, and an audience that an approval targets.
+
+        Around the 0 that it comes from there is no band.
+        """
+        targets = (self.knob == Knob.MODIFIERS) & (self.old == 0) & (self.source > Source.ROLLBACK)
+        moves: Bool = (self.source == Source.PERSON) | targets
+        return moves
 
     def spelt(self, row: int) -> str:
         """A row in words, for an error."""
@@ -148,7 +153,7 @@ class Actions(_Rows):
         return f"action {int(self.action[row])} (campaign {int(self.campaign[row])}, {knob}): approved"
 
     def by_knob(self) -> list[Self]:
-        """The rows of each (campaign, knob), in the order in which they first come: one row, or a whole vector."""
+        """The rows of each (campaign, knob), in the order in which they first come: one row, or those of a vector."""
         keys = self.campaign.astype(np.int64) * len(Knob) + self.knob
         _, first = np.unique(keys, return_index=True)
         return [self.take(keys == keys[position]) for position in np.sort(first)]

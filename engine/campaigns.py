@@ -96,7 +96,7 @@ class CampaignSet:
 
     @cached_property
     def layout(self) -> Layout:
-        """Where creatives and audiences stand; where no audiences are told apart, a campaign has one place for all."""
+        """Where creatives and audiences stand; where a market tells no audiences apart, there is one place for all."""
         return Layout(self.creative_start, _starts(self._audience_count))
 
     @cached_property
@@ -132,6 +132,11 @@ class CampaignSet:
     def creative_campaign(self) -> Int64:
         """Campaign of every creative; shape [creatives]."""
         return np.repeat(np.arange(len(self)), np.diff(self.creative_start))
+
+    @property
+    def audience_campaign(self) -> Int64:
+        """Campaign of every place for an audience; shape [audiences]."""
+        return np.repeat(np.arange(len(self)), self._audience_count)
 
     @cached_property
     def rotating(self) -> Int64:
@@ -314,10 +319,23 @@ def places_in_force(layout: Layout, campaign: Int64, knob: Int64, index: Int64) 
 
 
 def sizes_of(layout: Layout, campaign: Int64, knob: Int64) -> Int64:
-    """How many values each (campaign, knob) has: one per creative, per audience, or a single one."""
+    """How many values each (campaign, knob) has: one per creative, per audience, or a single one.
+
+    Where a market tells no audiences apart, there are no modifiers to move.
+    """
     creatives, audiences = (np.diff(start)[campaign] for start in layout)
-    sizes: Int64 = np.where(knob == Knob.WEIGHTS, creatives, np.where(knob == Knob.MODIFIERS, audiences, 1))
+    modifiers = np.where(audiences > 1, audiences, 0)
+    sizes: Int64 = np.where(knob == Knob.WEIGHTS, creatives, np.where(knob == Knob.MODIFIERS, modifiers, 1))
     return sizes
+
+
+def most_bid(audience_start: Int64, modifiers: Int64, maximum: Int64) -> Int64:
+    """The highest bid of every campaign that no audience's modifier takes above its maximum; int64[n], micros."""
+    if not (modifiers > PPM).any():
+        return maximum
+    highest = np.maximum(np.maximum.reduceat(modifiers, audience_start[:-1]), PPM)
+    most: Int64 = maximum // highest * PPM + maximum % highest * PPM // highest  # ⌊10⁶ · maximum / highest⌋
+    return most
 
 
 def value_in_force(layout: Layout, state: ControlState, campaign: Int64, knob: Int64, index: Int64) -> Int64:

@@ -26,6 +26,9 @@ def differing(campaigns: CampaignSet, recorded: ControlState, found: ControlStat
     creatives = np.flatnonzero(recorded.weights != found.weights)
     if creatives.size:
         places += _named(np.unique(campaigns.creative_campaign[creatives]), Knob.WEIGHTS)
+    audiences = np.flatnonzero(recorded.modifiers != found.modifiers)
+    if audiences.size:
+        places += _named(np.unique(campaigns.audience_campaign[audiences]), Knob.MODIFIERS)
     return places + _named(np.flatnonzero(recorded.paused != found.paused), Knob.PAUSED)
 
 
@@ -35,25 +38,31 @@ def restoring(campaigns: CampaignSet, recorded: ControlState, found: ControlStat
     if knob is Knob.PAUSED and found.paused[campaign]:
         return None
     wanted = values(campaigns, recorded, place)
+    index = np.arange(len(wanted))
+    if knob is Knob.MODIFIERS:  # those that differ; weights come whole
+        index = np.flatnonzero(wanted != values(campaigns, found, place))
     return proposals(
-        np.full(len(wanted), campaign),
+        np.full(len(index), campaign),
         knob,
-        wanted,
+        wanted[index],
         found.version[campaign, knob],
         Source.ROLLBACK,
         "restores what the record says is in force",
-        index=np.arange(len(wanted)),
+        index=index,
         proposer=PROPOSER,
     )
 
 
 def values(campaigns: CampaignSet, controls: ControlState, place: Place) -> Int64:
-    """The value of a knob; of weights, one per creative."""
+    """The value of a knob; of weights one per creative, of modifiers one per audience."""
     campaign, knob = place
     if knob in SCALARS:
         return controls.scalar[campaign, [knob]]
     if knob is Knob.PAUSED:
         return controls.paused[[campaign]].astype(np.int64)
+    if knob is Knob.MODIFIERS:
+        audiences = campaigns.layout.audience_start
+        return controls.modifiers[audiences[campaign] : audiences[campaign + 1]]
     return controls.weights[campaigns.creative_start[campaign] : campaigns.creative_start[campaign + 1]]
 
 

@@ -1,11 +1,11 @@
 """Episodes: what a policy does to a campaign inside its mandate, watched as one change and taken back as one.
 
 An episode begins with the first step applied inside a mandate while none is open for the campaign. It covers what the
-mandate moves there, bid, budget and weights, and ends after the watch window, kept or without data; the next step
-begins another. Its past is the campaign's as it was when the episode began, so an account that starts with a mandate
-has none to hold its first episode against: that one ends as no_data, and only a defect that takes no statistics could
-end it earlier. Its control are siblings that did not move at all, not even inside a mandate, neither since nor in the
-past they are compared by; where there is none, the campaign's own history at the same time of day.
+mandate moves there, bid, budget, weights and modifiers, and ends after the watch window, kept or without data; the next
+step begins another. Its past is the campaign's as it was when the episode began, so an account that starts with a
+mandate has none to hold its first episode against: that one ends as no_data, and only a defect that takes no statistics
+could end it earlier. Its control are siblings that did not move at all, not even inside a mandate, neither since nor in
+the past they are compared by; where there is none, the campaign's own history at the same time of day.
 
 What cannot be told from history alone: drift that befalls the campaign or the whole market, such as a price shock or a
 season, looks like the policy's doing. Against siblings, that they gain in the same auctions what the campaign loses.
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Self
 
 import numpy as np
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from engine.actions import Actions, Knob, Proposals, Source, proposals
 from engine.baseline import CLICKED, CONVERTED, SEEN, SLOTS, SPENT, TICKS, Book
-from engine.campaigns import SCALARS, CampaignSet, ControlState, Layout
+from engine.campaigns import SCALARS, CampaignSet, ControlState, Layout, places_of
 from engine.rollback import History
 from engine.sequential import ALPHA, BLOCKS, WEIGHT, compared
 from engine.units import Bool, Float64, Int64
@@ -51,7 +52,7 @@ from engine.verdicts import (
 )
 
 NONE = -1
-_KNOBS = (Knob.BID, Knob.BUDGET, Knob.WEIGHTS)
+_KNOBS = (Knob.BID, Knob.BUDGET, Knob.WEIGHTS, Knob.MODIFIERS)
 _REASONS = ("", Why.SPEND, Why.CONVERSIONS, Why.PROFIT)
 _CONTROLS = (Control.NONE, Control.SIBLINGS, Control.HISTORY)
 _SIBLINGS, _HISTORY = 1, 2
@@ -83,14 +84,15 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Episodes:
-    """The open episodes of n campaigns with c creatives; where none is open, `opened` is NONE.
+    """The open episodes of n campaigns with c creatives and a audiences; where none is open, `opened` is NONE.
 
     opened:
         int64[n], the tick at whose close the first step was decided.
     first:
-        int64[n, 3], the first action on bid, budget and weights; NONE where a knob did not move.
-    began, shares:
-        int64[n, 2] and int64[c], the values that the first actions replaced.
+        int64[n, 5], the first action on every knob; NONE where it did not move.
+    began, shares, modifiers:
+        int64[n, 2], int64[c] and int64[a], the values that the first actions on each replaced; NONE for an audience
+        whose modifier did not move since its campaign's modifiers first did.
     before, past:
         int64[n, SLOTS, 6] and int64[n, 6], the campaign's past when its episode began, by slot and in all.
     peak:
@@ -115,6 +117,7 @@ class Episodes:
     first: Int64
     began: Int64
     shares: Int64
+    modifiers: Int64
     before: Int64
     past: Int64
     peak: Int64
@@ -130,14 +133,15 @@ class Episodes:
     cohorts: tuple[Cohort, ...]
 
     @classmethod
-    def initial(cls, campaigns: int, creatives: int) -> Self:
+    def initial(cls, campaigns: int, creatives: int, audiences: int) -> Self:
         """None is open."""
         n, zero = campaigns, np.zeros(campaigns, dtype=np.int64)
         return cls(
             opened=np.full(n, NONE, dtype=np.int64),
-            first=np.full((n, len(_KNOBS)), NONE, dtype=np.int64),
+            first=np.full((n, len(Knob)), NONE, dtype=np.int64),
             began=np.zeros((n, len(SCALARS)), dtype=np.int64),
             shares=np.zeros(creatives, dtype=np.int64),
+            modifiers=np.full(audiences, NONE, dtype=np.int64),
             before=np.zeros((n, SLOTS, TICKS + 1), dtype=np.int64),
             past=np.zeros((n, TICKS + 1), dtype=np.int64),
             peak=zero,
@@ -191,8 +195,9 @@ class Episodes:
         `book` is the past without that of the campaigns whose change was none of a mandate's.
         """
         stay, told = self._disturbed(others, undoing)
-        steps = steps.take(steps.knob < Knob.PAUSED)
-        fresh = stay.first[steps.campaign, np.minimum(steps.knob, Knob.WEIGHTS)] == NONE
+        steps = steps.take(steps.knob != Knob.PAUSED)
+        fresh = stay.first[steps.campaign, steps.knob] == NONE
+        stay = stay._with_modifiers(steps, fresh, campaigns.layout)
         if not fresh.any():
             return stay, told
         steps = steps.take(fresh)
@@ -267,42 +272,83 @@ class Episodes:
         joined = campaign[at].tolist(), knob[at].tolist()
         return replace(self, first=first, began=began, shares=shares), joined
 
+    def _with_modifiers(self, steps: Actions, fresh: Bool, layout: Layout) -> Self:
+        """With what each audience's first step replaced; where the knob itself is fresh, nothing moved before."""
+        rows = np.flatnonzero(steps.knob == Knob.MODIFIERS)
+        if not rows.size:
+            return self
+        modifiers, campaign = self.modifiers.copy(), steps.campaign.astype(np.int64)
+        modifiers[places_of(layout.audience_start, np.unique(campaign[rows[fresh[rows]]]))] = NONE
+        place = layout.audience_start[campaign[rows]] + steps.index[rows]
+        unmoved = modifiers[place] == NONE
+        modifiers[place[unmoved]] = steps.old[rows[unmoved]]
+        return replace(self, modifiers=modifiers)
+
     # --- what is seen ---
 
     def seen(
-        self, tick: int, slot: int, rows: Int64, scalar: Int64, moved_at: Int64, market: Int64, limits: WatchLimits
+        self,
+        tick: int,
+        slot: int,
+        rows: Int64,
+        controls: ControlState,
+        moved_at: Int64,
+        campaigns: CampaignSet,
+        limits: WatchLimits,
     ) -> Self:
-        """With a span that closed with a tick; `rows`, int64[n, 6], and the scalars in force are all campaigns'."""
+        """With a span that closed with a tick; `rows`, int64[n, 6], and the controls in force are all campaigns'."""
         is_open = self.open
         if not is_open.any():
             return self if self.slot == slot else replace(self, slot=slot, block=np.zeros_like(rows), cohorts=())
         ticks = int(rows[0, TICKS])
         mature = is_open & (tick - ticks >= self.opened + limits.horizon)
-        runaway = self._runaway(rows, scalar)
+        runaway = self._runaway(rows, controls, campaigns.layout)
         counted = replace(
             self,
             clicks=self.clicks + rows[:, CLICKED] * mature,
             conversions=self.conversions + rows[:, CONVERTED],
             running=np.where(runaway, self.running + ticks, 0),
         )
-        return counted._alarmed(limits)._fed(slot, rows, mature, moved_at, market, limits)
+        return counted._alarmed(limits)._fed(slot, rows, mature, moved_at, campaigns.market, limits)
 
-    def _runaway(self, rows: Int64, scalar: Int64) -> Bool:
+    def _runaway(self, rows: Int64, controls: ControlState, layout: Layout) -> Bool:
         """Campaigns that spend faster than their past, and what the episode raised, explain at most."""
         moved = self.first[:, : len(SCALARS)] != NONE
-        grown = np.where(moved, scalar / np.maximum(self.began, 1), 1.0).max(axis=1, initial=1.0)
+        grown = np.where(moved, controls.scalar / np.maximum(self.began, 1), 1.0)
+        bid = np.maximum(grown[:, Knob.BID], 1.0) * self._modified(controls, layout)
         times, parts = RUNAWAY
-        bound = times * self.peak * rows[:, TICKS] * grown
+        bound = times * self.peak * rows[:, TICKS] * np.maximum(bid, grown[:, Knob.BUDGET])
         runaway: Bool = self.open & (self.peak > 0) & (parts * rows[:, SPENT] > bound * (1 - 1e-9))
         for campaign in np.flatnonzero(runaway).tolist():  # whole numbers decide what is close
-            new, old = 1, 1
-            for knob in SCALARS:
-                now, then = int(scalar[campaign, knob]), int(self.began[campaign, knob])
-                if moved[campaign, knob] and now * old > new * then:
-                    new, old = now, then
+            new, old = self._grown(campaign, controls, layout).as_integer_ratio()
             spent, ticks = int(rows[campaign, SPENT]), int(rows[campaign, TICKS])
             runaway[campaign] = spent * parts * old > times * new * int(self.peak[campaign]) * ticks
         return runaway
+
+    def _modified(self, controls: ControlState, layout: Layout) -> Float64:
+        """By how much the episodes raised modifiers, of a campaign's the most; at least 1, float64[n]."""
+        most = np.ones(len(self.opened))
+        members = np.flatnonzero(self.first[:, Knob.MODIFIERS] != NONE)
+        if members.size:
+            place = places_of(layout.audience_start, members)
+            owner = np.repeat(members, np.diff(layout.audience_start)[members])
+            moved = self.modifiers[place] != NONE
+            np.maximum.at(most, owner[moved], (controls.modifiers[place] / np.maximum(self.modifiers[place], 1))[moved])
+        return most
+
+    def _grown(self, campaign: int, controls: ControlState, layout: Layout) -> Fraction:
+        """By how much an episode lets its campaign spend more: as bid times modifier rose, or as the budget did."""
+        began, now = self.began[campaign].tolist(), controls.scalar[campaign].tolist()
+        bid, budget = (
+            Fraction(now[knob], began[knob] or 1) if self.first[campaign, knob] != NONE else Fraction(1)
+            for knob in SCALARS
+        )
+        if self.first[campaign, Knob.MODIFIERS] != NONE:
+            place = places_of(layout.audience_start, np.array([campaign]))
+            place = place[self.modifiers[place] != NONE]
+            pairs = zip(controls.modifiers[place].tolist(), self.modifiers[place].tolist(), strict=True)
+            bid = max(bid, Fraction(1)) * max(Fraction(1), *(Fraction(new, old or 1) for new, old in pairs))
+        return max(Fraction(1), bid, budget)
 
     def _alarmed(self, limits: WatchLimits) -> Self:
         """With the rollbacks asked for that take no statistics."""
@@ -428,25 +474,30 @@ class Episodes:
         self, campaign: int, controls: ControlState, layout: Layout
     ) -> dict[Knob, tuple[bool, Proposals]]:
         """Rows that restore the knobs whose value is another than the recorded one, and whether they raise it."""
-        cells = slice(*layout.creative_start[campaign : campaign + 2].tolist())
+        creatives, audiences = (slice(*start[campaign : campaign + 2].tolist()) for start in layout)
+        recorded, in_force = self.modifiers[audiences], controls.modifiers[audiences]
         values = {
             Knob.BID: (self.began[campaign, :1], controls.scalar[campaign, :1]),
             Knob.BUDGET: (self.began[campaign, 1:], controls.scalar[campaign, 1:]),
-            Knob.WEIGHTS: (self.shares[cells], controls.weights[cells]),
+            Knob.WEIGHTS: (self.shares[creatives], controls.weights[creatives]),
+            Knob.MODIFIERS: (np.where(recorded == NONE, in_force, recorded), in_force),
         }
         found = {}
         for knob, (recorded, now) in values.items():
             if self.first[campaign, knob] == NONE or np.array_equal(recorded, now):
                 continue
+            index = np.arange(len(recorded))
+            if knob is Knob.MODIFIERS:  # those that differ; weights go back whole
+                index = np.flatnonzero(recorded != now)
             rows = proposals(
-                np.full(len(recorded), campaign),
+                np.full(len(index), campaign),
                 knob,
-                recorded,
+                recorded[index],
                 controls.version[campaign, knob],
                 Source.ROLLBACK,
                 f"rolls back action {int(self.first[campaign, knob])}",
-                index=np.arange(len(recorded)),
+                index=index,
                 proposer=PROPOSER,
             )
-            found[knob] = bool(knob in SCALARS and recorded[0] > now[0]), rows
+            found[knob] = bool(knob is not Knob.WEIGHTS and (recorded > now).any()), rows
         return found

@@ -5,21 +5,24 @@ changes, in integers: a scalar moves by at most a quarter of the value in force 
 the anchor band around the last value a person set, and a vector of shares moves by a total variation of at most 250,000
 ppm. Hard bounds hold for everybody. Outside a mandate an automatic change of high impact waits for a person's approval,
 and so does one whose impact is not known.
+
+The modifier of an audience is a scalar, and those of a campaign are one knob: what one party wants of several audiences
+in a round is one change, whose rows stand or fall together. Which audiences are targets at all is for people to decide.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.actions import ROW_BITS, Actions, Approved, Flaw, Knob, Proposals, Source, wanted_values
-from engine.campaigns import SCALARS, CampaignSet, ControlState, sizes_of, value_in_force
-from engine.impact import UNKNOWN, WEEK_DAYS, Basis, Evidence, predicted_by_record
+from engine.campaigns import SCALARS, CampaignSet, ControlState, Layout, most_bid, sizes_of, value_in_force
+from engine.impact import SPEND_PER_BID, UNKNOWN, WEEK_DAYS, Basis, Evidence, predicted_by_record
 from engine.judgement import NO_OFFER, Impact, Judgement, Outcome, Reason
-from engine.limits import Limits
+from engine.limits import BANDED, Limits
 from engine.standing import Standing
 from engine.units import PPM, Bool, Int64
 
@@ -34,7 +37,10 @@ LARGE_STEP_PERCENT = 15
 """A step of a large campaign above this needs a person."""
 MOST_CAMPAIGNS = 3
 """So many campaigns may change outside mandates in one round without a person."""
+FIRST_MODIFIER = PPM
+"""The most, in ppm, at which an audience may become a target by approval."""
 _PARTIES = len(Source)
+_BAND_OF_MODIFIERS = BANDED.index(Knob.MODIFIERS)
 
 
 @dataclass
@@ -71,8 +77,15 @@ class _Case:
 
     @property
     def lowering(self) -> Bool:
-        """Rows that lower exposure: a lower bid or budget."""
-        return (self.knob < len(SCALARS)) & (self.wanted < self.old)
+        """Rows that lower exposure: a lower bid, budget or modifier."""
+        scalar: Bool = (self.knob < len(SCALARS)) | (self.knob == Knob.MODIFIERS)
+        return scalar & (self.wanted < self.old)
+
+    @property
+    def change(self) -> Int64:
+        """One number for what a party wants of a campaign's knob: the rows of a vector share it."""
+        change: Int64 = (self.campaign * 2 * _PARTIES + self.party) * len(Knob) + self.knob
+        return change
 
     @property
     def source(self) -> Int64:
@@ -120,8 +133,9 @@ def check(
         stopped = np.broadcast_to(frozen, (len(campaigns), len(Knob)))[case.campaign, case.knob]
         case.refuse(stopped & ~pauses & (case.source != Source.ROLLBACK), Reason.FROZEN)
     _check_switches(case)
-    _check_scalars(case, state, limits)
+    _check_scalars(case, campaigns.layout, state, limits)
     _check_vectors(case, campaigns)
+    _check_modifiers(case, campaigns.layout, state, limits)
     mandated = in_mandate(case, limits, tick)
     permitted = granted | case.free | pauses
     if limits.automatic:
@@ -132,7 +146,9 @@ def check(
     watched = None if evidence is None else evidence.watched
     _check_cooldowns(case, standing, limits, tick, watched, spared=pauses | case.lowering, mandated=mandated)
     _check_windows(case, standing, limits, tick)
+    _stand_together(case)
     high, impacts = _judge_impact(case, state, limits, tick, ~permitted, standing, evidence)
+    high[_targets_anew(case)] = Reason.AUDIENCE_SET
     if limits.automatic:
         permitted |= high == Reason.NONE
     else:
@@ -140,6 +156,7 @@ def check(
     order = np.argsort(case.party, kind="stable")
     _one_change_per_knob(case, order, permitted)
     _check_bids_against_budgets(case, permitted)
+    _check_bids_against_modifiers(case, limits, permitted)
     _check_joint_exposure(case, limits, permitted, mandated)
     _check_account_budget(case, state, limits, order, permitted)
     _check_account_rise(case, state, limits, order, permitted, standing)
@@ -174,7 +191,6 @@ def _open_case(campaigns: CampaignSet, state: ControlState, proposed: Proposals,
     )
     safe = np.where(known, campaign, 0)
     known &= index < sizes_of(campaigns.layout, safe, np.where(known, knob, Knob.PAUSED))
-    known &= knob != Knob.MODIFIERS  # no law for them yet
     campaign, knob, index = safe, np.where(known, knob, Knob.PAUSED), np.where(known, index, 0)
     old = value_in_force(campaigns.layout, state, campaign, knob, index)
     offer = np.full(len(proposed), NO_OFFER, dtype=np.int64)
@@ -183,6 +199,10 @@ def _open_case(campaigns: CampaignSet, state: ControlState, proposed: Proposals,
     case.refuse(~known, Reason.UNKNOWN_TARGET)
     case.refuse(state.version[campaign, knob] != proposed.base_version, Reason.STALE)
     case.refuse((case.wanted == old) & (knob != Knob.WEIGHTS), Reason.NO_OP)
+    stray = ~known & (proposed.knob == Knob.MODIFIERS)
+    if stray.any():  # they lost their knob; what stands beside an audience that does not exist falls with it
+        change = (proposed.campaign.astype(np.int64) * 2 * _PARTIES + party) * len(Knob) + Knob.MODIFIERS
+        case.refuse(np.isin(case.change, change[stray]) & (knob == Knob.MODIFIERS), Reason.BESIDE_REFUSED)
     return case
 
 
@@ -190,38 +210,141 @@ def _check_switches(case: _Case) -> None:
     case.refuse((case.knob == Knob.PAUSED) & (case.wanted > 1), Reason.NOT_A_SWITCH)
 
 
-def _check_scalars(case: _Case, state: ControlState, limits: Limits) -> None:
+def _check_scalars(case: _Case, layout: Layout, state: ControlState, limits: Limits) -> None:
     """Step law, hard bounds, bid <= budget and anchor band of bids and budgets, and the nearest value within all."""
     rows = np.flatnonzero(case.knob < len(SCALARS))
     campaign, knob, wanted, old = case.campaign[rows], case.knob[rows], case.wanted[rows], case.old[rows]
-    free = case.free[rows]
     minimum, maximum = limits.minimum[campaign, knob], limits.maximum[campaign, knob]
     floor = np.where(knob == Knob.BUDGET, state.bid[campaign], 0)
     ceiling = np.where(knob == Knob.BID, state.budget[campaign], maximum)
+    of_bids = most_bid(layout.audience_start, state.modifiers, limits.maximum[:, Knob.BID])
+    most = np.where(knob == Knob.BID, of_bids[campaign], maximum)
     anchor = state.anchor[campaign, knob]
-    band_low = _scaled(anchor, limits.band_low[campaign, knob], up=True)
-    band_high = _scaled(anchor, limits.band_high[campaign, knob], up=False)
-    reach = old // 4  # 4·|new − old| <= old
+    laws = _Laws(
+        zero=wanted == 0,
+        reach=old // 4,  # 4·|new − old| <= old
+        hard=(
+            (wanted < minimum, Reason.HARD_MINIMUM),
+            (wanted > maximum, Reason.HARD_MAXIMUM),
+            ((wanted < floor) | (wanted > ceiling), Reason.BID_ABOVE_BUDGET),
+            (wanted > most, Reason.BID_TIMES_MODIFIER),
+        ),
+        low=np.maximum(minimum, floor),
+        high=np.minimum(np.minimum(maximum, ceiling), most),
+        band_low=_scaled(anchor, limits.band_low[campaign, knob], up=True),
+        band_high=_scaled(anchor, limits.band_high[campaign, knob], up=False),
+    )
+    _hold(case, rows, laws)
+
+
+class _Laws(NamedTuple):
+    """What some rows are held to, each column int64[rows] or bool[rows].
+
+    zero:
+        Where 0 is wanted and must not be.
+    reach:
+        How far an automatic step goes.
+    hard:
+        Who breaks which of the hard bounds, which hold for everybody.
+    low, high:
+        The least and the most within all hard bounds.
+    band_low, band_high:
+        The anchor band.
+    """
+
+    zero: Bool
+    reach: Int64
+    hard: tuple[tuple[Bool, Reason], ...]
+    low: Int64
+    high: Int64
+    band_low: Int64
+    band_high: Int64
+
+
+def _hold(case: _Case, rows: Int64, laws: _Laws) -> None:
+    """Refuse rows that break a law, the first of them being told, and offer the nearest value within all."""
+    wanted, old, free = case.wanted[rows], case.old[rows], case.free[rows]
+    reach, band_low, band_high = laws.reach, laws.band_low, laws.band_high
+    beyond = (wanted < band_low) & (wanted < old) | (wanted > band_high) & (wanted > old)
     found = np.zeros(rows.size, dtype=np.uint8)
     for failed, reason in (
-        (wanted == 0, Reason.ZERO),
+        (laws.zero, Reason.ZERO),
         (~free & (np.abs(wanted - old) > reach), Reason.STEP),
-        (wanted < minimum, Reason.HARD_MINIMUM),
-        (wanted > maximum, Reason.HARD_MAXIMUM),
-        ((wanted < floor) | (wanted > ceiling), Reason.BID_ABOVE_BUDGET),
-        (~free & ((wanted < band_low) & (wanted < old) | (wanted > band_high) & (wanted > old)), Reason.ANCHOR_BAND),
+        *laws.hard,
+        (~free & beyond, Reason.ANCHOR_BAND),
     ):
         found[failed & (found == Reason.NONE)] = reason
     is_open = case.reason[rows] == Reason.NONE
     case.reason[rows[is_open]] = found[is_open]
     if not found.any():
         return
-    low, high = np.maximum(minimum, floor), np.minimum(maximum, ceiling)
-    low = np.where(free, low, np.maximum(low, np.maximum(old - reach, np.minimum(band_low, old))))
-    high = np.where(free, high, np.minimum(high, np.minimum(old + reach, np.maximum(band_high, old))))
+    low = np.where(free, laws.low, np.maximum(laws.low, np.maximum(old - reach, np.minimum(band_low, old))))
+    high = np.where(free, laws.high, np.minimum(laws.high, np.minimum(old + reach, np.maximum(band_high, old))))
     nearest = np.clip(wanted, low, high)
     offers = is_open & (found != Reason.NONE) & (low <= high) & (nearest != old)
     case.offer[rows[offers]] = nearest[offers]
+
+
+def _most_modifier(maximum: Int64, bid: Int64) -> Int64:
+    """The highest modifiers, in ppm, that take no bid above its maximum: ⌊10⁶ · maximum / bid⌋, as far as 10¹².
+
+    Divided in two steps of a thousand, so that nothing leaves int64.
+    """
+    bid = np.maximum(bid, 1)
+    whole, rest = np.divmod(maximum, bid)
+    thousandths, rest = np.divmod(rest * 1_000, bid)
+    most: Int64 = np.minimum(whole, PPM) * PPM + thousandths * 1_000 + rest * 1_000 // bid
+    return most
+
+
+def _check_modifiers(case: _Case, layout: Layout, state: ControlState, limits: Limits) -> None:
+    """Step law, hard bounds and anchor band of every audience's modifier; and the bid times it is held as a bid is.
+
+    A person, and a rollback, may set 0: the audience is no target any more. Where it is to be one again there is
+    neither a value to step from nor a band, so a cap holds in their place, and a person has to approve.
+    """
+    rows = np.flatnonzero(case.knob == Knob.MODIFIERS)
+    if not rows.size:
+        return
+    campaign, wanted, old = case.campaign[rows], case.wanted[rows], case.old[rows]
+    _, place, times = np.unique(
+        case.change[rows] * len(state.modifiers) + case.index[rows], return_inverse=True, return_counts=True
+    )
+    case.reason[rows[(times[place] > 1) & case.open[rows]]] = Reason.AUDIENCE_TWICE
+    minimum, maximum = limits.modifier_bounds[campaign].T
+    most = _most_modifier(limits.maximum[campaign, Knob.BID], state.bid[campaign])
+    anchor, anew = state.modifier_anchor[layout.audience_start[campaign] + case.index[rows]], old == 0
+    band_low, band_high = (
+        _scaled(anchor, side[campaign, _BAND_OF_MODIFIERS], up=up)
+        for side, up in ((limits.band_low, True), (limits.band_high, False))
+    )
+    laws = _Laws(
+        zero=(wanted == 0) & ~case.free[rows],
+        reach=np.where(anew, FIRST_MODIFIER, old // 4),
+        hard=(
+            ((wanted < minimum) & (wanted > 0), Reason.HARD_MINIMUM),
+            (wanted > maximum, Reason.HARD_MAXIMUM),
+            (wanted > most, Reason.BID_TIMES_MODIFIER),
+        ),
+        low=minimum,
+        high=np.minimum(maximum, most),
+        band_low=np.where(anew, 0, band_low),
+        band_high=np.where(anew, FIRST_MODIFIER, band_high),
+    )
+    _hold(case, rows, laws)
+
+
+def _stand_together(case: _Case) -> None:
+    """What one party wants of a campaign's audiences is one change: with one of its rows refused, all are.
+
+    One that wants the value in force is left out, and spoils nothing.
+    """
+    rows = np.flatnonzero(case.knob == Knob.MODIFIERS)
+    if not rows.size:
+        return
+    change, reason = case.change[rows], case.reason[rows]
+    spoilt = np.isin(change, change[(reason != Reason.NONE) & (reason != Reason.NO_OP)])
+    case.reason[rows[spoilt & (reason == Reason.NONE)]] = Reason.BESIDE_REFUSED
 
 
 def _check_vectors(case: _Case, campaigns: CampaignSet) -> None:
@@ -254,9 +377,20 @@ def _check_vectors(case: _Case, campaigns: CampaignSet) -> None:
 
 
 def in_mandate(rows: _Case | Actions, limits: Limits, tick: int) -> Bool:
-    """Rows on a knob that may move by itself at this tick."""
+    """Rows on a knob that may move by itself at this tick; which audiences are targets, no mandate covers."""
     mandated: Bool = tick <= limits.mandate_until[rows.campaign, rows.knob]
-    return mandated
+    return mandated & ~_targets_anew(rows)
+
+
+def _targets_anew(rows: _Case | Actions) -> Bool:
+    """Rows of changes by which an audience becomes a target that was none; those beside it are of the same change."""
+    wanted, party = (rows.wanted, rows.party) if isinstance(rows, _Case) else (rows.new, rows.source)
+    modifiers: Bool = rows.knob == Knob.MODIFIERS
+    anew: Bool = modifiers & (rows.old == 0) & (wanted > 0)
+    if not anew.any():
+        return anew
+    change = rows.campaign.astype(np.int64) * 2 * _PARTIES + party
+    return modifiers & np.isin(change, change[anew])
 
 
 def _check_holds(case: _Case, standing: Standing, limits: Limits, tick: int, spared: Bool) -> None:
@@ -279,9 +413,9 @@ def _check_quarantine(case: _Case, standing: Standing, tick: int, spared: Bool) 
         mine = (case.campaign == each.campaign) & (case.knob == each.knob) & ~case.free & ~spared
         if not mine.any():
             continue
-        if each.knob in SCALARS and each.values:
+        if each.knob in BANDED and each.values:
             old, new = each.old, each.values[0]
-            mine &= (case.wanted >= new) if new > old else (case.wanted <= new)
+            mine &= ((case.wanted >= new) if new > old else (case.wanted <= new)) & (case.index == each.audience)
         elif each.values:
             mine &= _as_a_whole(case, mine, np.array(each.values))
         case.refuse(mine, Reason.QUARANTINED)
@@ -351,17 +485,17 @@ def _judge_impact(
     campaign, knob = case.campaign[rows], case.knob[rows]
     many = np.unique(campaign).size > MOST_CAMPAIGNS
     moved, new_creative = _moved(case, rows)
-    wanted, daily = case.old[rows] + moved, limits.account_member
     predicted = np.full(rows.size, UNKNOWN, dtype=np.int64)
     if per_day is not None:
-        predicted = predicted_by_record(state, daily, per_day, campaign, knob, case.old[rows], wanted)
+        old, wanted = _farthest(case, rows, case.old[rows], case.old[rows] + moved)
+        predicted = predicted_by_record(state, limits.account_member, per_day, campaign, knob, old, wanted)
     tried = np.zeros(rows.size, dtype=np.bool_)
     for (member, of), change in evidence.tried.items():
         mine = (campaign == member) & (knob == of)
         predicted[mine], tried[mine] = change, True
     account = 0 if per_day is None else sum(per_day.tolist())
-    scalar = knob < len(SCALARS)
-    step = 100 * np.abs(moved) > LARGE_STEP_PERCENT * np.where(scalar, case.old[rows], PPM)
+    step = 100 * np.abs(moved) > LARGE_STEP_PERCENT * np.where(knob == Knob.WEIGHTS, PPM, case.old[rows])
+    step |= (knob == Knob.MODIFIERS) & np.isin(case.change[rows], case.change[rows[step]])
     horizon = limits.day if limits.delay_horizon is None else limits.delay_horizon
     recent = tick < standing.rolled_back_at[campaign] + WEEK_DAYS * limits.day
     found = np.full(rows.size, Reason.NONE, dtype=np.uint8)
@@ -398,34 +532,77 @@ def _moved(case: _Case, rows: Int64) -> tuple[Int64, Bool]:
     vector = case.knob[rows] == Knob.WEIGHTS
     if not vector.any():
         return moved, np.zeros(rows.size, dtype=np.bool_)
-    _, whole = np.unique(case.campaign[rows] * 2 * _PARTIES + case.party[rows], return_inverse=True)
+    _, whole = np.unique(case.change[rows], return_inverse=True)
     variation, fresh = np.zeros(whole.max() + 1, dtype=np.int64), np.zeros(whole.max() + 1, dtype=np.bool_)
     np.add.at(variation, whole[vector], np.maximum(moved[vector], 0))
     fresh[whole[vector & (case.old[rows] == 0) & (moved > 0)]] = True
     return np.where(vector, variation[whole], moved), vector & fresh[whole]
 
 
-def _check_joint_exposure(case: _Case, limits: Limits, permitted: Bool, mandated: Bool) -> None:
-    """Bid and budget of a campaign moved in one round multiply: together they raise its exposure by a quarter at most.
+def _farthest(case: _Case, rows: Int64, old: Int64, wanted: Int64) -> tuple[Int64, Int64]:
+    """Values in force and wanted; of modifiers, for every row those of the audience whose spend its change moves most.
 
-    Where a mandate covers both, its own cap holds instead. The budget's row stands; the bid's is refused and offered
-    less.
+    By the record spend goes with the third power of what is bid, so a rise counts for more than as large a fall.
+    """
+    modifiers = np.flatnonzero(case.knob[rows] == Knob.MODIFIERS)
+    if not modifiers.size:
+        return old, wanted
+    _, change = np.unique(case.change[rows[modifiers]], return_inverse=True)
+    was, to = old[modifiers], wanted[modifiers]
+    anew = was == 0
+    moves = np.abs(np.where(anew, np.inf, to / np.where(anew, 1, was)) ** SPEND_PER_BID - 1)
+    order = np.lexsort((moves, change))
+    last = np.searchsorted(change[order], change, side="right") - 1
+    old, wanted = old.copy(), wanted.copy()
+    old[modifiers], wanted[modifiers] = was[order[last]], to[order[last]]
+    return old, wanted
+
+
+def _check_joint_exposure(case: _Case, limits: Limits, permitted: Bool, mandated: Bool) -> None:
+    """Knobs of a campaign moved in one round multiply: together they raise its exposure by a quarter at most.
+
+    Where a mandate covers all of them, its own cap holds instead. The budget's row stands, then the bid's, then the
+    modifiers; what rises too far is refused and offered less. Of modifiers the largest rise counts: however spend is
+    spread over the audiences, it rises by no more on the average.
     """
     standing = case.open & permitted & ~case.free
     bids, budgets = (np.flatnonzero(standing & (case.knob == knob)) for knob in SCALARS)
     _, of_bids, of_budgets = np.intersect1d(case.campaign[bids], case.campaign[budgets], return_indices=True)
-    for bid, budget in zip(bids[of_bids].tolist(), budgets[of_budgets].tolist(), strict=True):
-        cap = MAX_EXPOSURE
-        if mandated[bid] and mandated[budget]:
-            if limits.exposure is None:
-                continue
-            cap = int(limits.exposure[case.campaign[bid]])
-        most = int(case.old[bid]) * int(case.old[budget]) * (PPM + cap)  # whole numbers of any size
-        if int(case.wanted[bid]) * int(case.wanted[budget]) * PPM > most:
-            case.reason[bid] = Reason.JOINT_EXPOSURE
-            offer = most // (int(case.wanted[budget]) * PPM)
-            if offer > case.old[bid]:
-                case.offer[bid] = offer
+    pairs = np.stack([bids[of_bids], budgets[of_budgets]], axis=1)
+    rise = (case.wanted[pairs] / np.maximum(case.old[pairs], 1)).prod(axis=1)
+    least = MAX_EXPOSURE if limits.exposure is None else min(MAX_EXPOSURE, int(limits.exposure.min()))
+    for bid, budget in pairs[rise > (1 + least / PPM) * (1 - 1e-9)].tolist():  # whole numbers decide what is close
+        _bound_exposure(case, [bid], [budget], limits, mandated)
+    modifiers = np.flatnonzero(standing & (case.knob == Knob.MODIFIERS) & (case.old > 0))
+    if not modifiers.size:
+        return
+    others: dict[int, list[int]] = {}
+    for row in [*budgets.tolist(), *bids[case.open[bids]].tolist()]:
+        others.setdefault(int(case.campaign[row]), []).append(row)
+    order = modifiers[np.argsort(case.campaign[modifiers], kind="stable")]
+    for mine in np.split(order, np.flatnonzero(np.diff(case.campaign[order])) + 1):
+        _bound_exposure(case, mine.tolist(), others.get(int(case.campaign[mine[0]]), []), limits, mandated)
+    _stand_together(case)
+
+
+def _bound_exposure(case: _Case, rows: list[int], others: list[int], limits: Limits, mandated: Bool) -> None:
+    """Refuse those rows of a campaign's knob that rise too far beside what stands of its other knobs."""
+    if not others:
+        return
+    cap = MAX_EXPOSURE
+    if all(mandated[row] for row in (*rows, *others)):
+        if limits.exposure is None:
+            return
+        cap = int(limits.exposure[case.campaign[rows[0]]])
+    most, least = PPM + cap, PPM  # the largest ratio of new to old, in whole numbers of any size
+    for other in others:
+        most, least = most * int(case.old[other]), least * int(case.wanted[other])
+    for row in rows:
+        old, wanted = int(case.old[row]), int(case.wanted[row])
+        if wanted > old and wanted * least > old * most:
+            case.reason[row] = Reason.JOINT_EXPOSURE
+            if old * most // least > old:
+                case.offer[row] = old * most // least
 
 
 def _one_change_per_knob(case: _Case, order: Int64, permitted: Bool) -> None:
@@ -434,7 +611,8 @@ def _one_change_per_knob(case: _Case, order: Int64, permitted: Bool) -> None:
     keys = case.campaign[contenders] * len(Knob) + case.knob[contenders]
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     winner = contenders[first][group]
-    same_vector = (case.knob[contenders] == Knob.WEIGHTS) & (case.party[contenders] == case.party[winner])
+    vector = (case.knob[contenders] == Knob.WEIGHTS) | (case.knob[contenders] == Knob.MODIFIERS)
+    same_vector = vector & (case.party[contenders] == case.party[winner])
     losers = contenders[(contenders != winner) & ~same_vector]
     case.reason[losers] = Reason.SECOND_CHANGE
 
@@ -453,6 +631,27 @@ def _check_bids_against_budgets(case: _Case, permitted: Bool) -> None:
     above = case.wanted[bid] > case.wanted[budget]
     loser = np.where(case.party[bid] < case.party[budget], budget, bid)
     case.reason[loser[above]] = Reason.BID_ABOVE_BUDGET
+
+
+def _check_bids_against_modifiers(case: _Case, limits: Limits, permitted: Bool) -> None:
+    """No bid times a modifier above the hard maximum where both rise in one round: the first party's change stands.
+
+    Of one party the bid's does. Both were held against the values in force already, so either may be applied without
+    the other.
+    """
+    standing = case.open & permitted
+    rows, bids = (np.flatnonzero(standing & (case.knob == knob)) for knob in (Knob.MODIFIERS, Knob.BID))
+    if not (rows.size and bids.size):
+        return
+    of_campaign = np.full(len(limits.maximum), -1, dtype=np.int64)
+    of_campaign[case.campaign[bids]] = bids
+    both = of_campaign[case.campaign[rows]] >= 0
+    rows, bid = rows[both], of_campaign[case.campaign[rows[both]]]
+    most = _most_modifier(limits.maximum[case.campaign[rows], Knob.BID], case.wanted[bid])
+    above = case.wanted[rows] > most
+    loser = np.where(case.party[rows] < case.party[bid], bid, rows)
+    case.reason[loser[above]] = Reason.BID_TIMES_MODIFIER
+    _stand_together(case)
 
 
 def _check_account_budget(case: _Case, state: ControlState, limits: Limits, order: Int64, permitted: Bool) -> None:

@@ -122,21 +122,23 @@ class Evidence:
 def predicted_by_record(
     state: ControlState, daily: Bool, per_day: Int64, campaign: Int64, knob: Int64, old: Int64, wanted: Int64
 ) -> Int64:
-    """Change of spend per day for rows of bids, budgets and (with `wanted − old` the whole mass moved) weights, micros.
+    """Change of spend per day for rows of bids, budgets, modifiers and weights, micros.
 
     A bid moves spend with its third power, as far as the budget goes; from no spend at all nobody can tell. A budget
-    moves it where it binds (spend of at least nine tenths), and a cut where it comes to lie below the spend. Weights
-    move at most the part of the spend whose creative changes, up or down. Of a flight's budget, and of a campaign that
-    resumes, a day's record tells nothing.
+    moves it where it binds (spend of at least nine tenths), and a cut where it comes to lie below the spend. Weights,
+    whose `wanted − old` is the whole mass moved, move at most the part of the spend whose creative changes, up or down.
+    The record does not tell audiences apart, so of modifiers `old` and `wanted` are those of the audience that moves
+    farthest, and the campaign's whole spend goes with it as with a bid: a bound. Of an audience that was not bid for,
+    of a flight's budget, and of a campaign that resumes, a day's record tells nothing.
     """
     spend, budget = per_day[campaign], state.budget[campaign]
     change = np.full(len(campaign), UNKNOWN, dtype=np.int64)
-    bid = np.flatnonzero(knob == Knob.BID)
-    factor = (wanted[bid] / np.maximum(old[bid], 1)) ** SPEND_PER_BID
+    bid = np.flatnonzero((knob == Knob.BID) | (knob == Knob.MODIFIERS))
+    factor = np.where(old[bid] > 0, wanted[bid] / np.maximum(old[bid], 1), 1.0) ** SPEND_PER_BID
     by_bid = np.floor(spend[bid] * np.abs(factor - 1)).astype(np.int64)
     capped = daily[campaign[bid]] & (wanted[bid] > old[bid])
     by_bid = np.where(capped, np.minimum(by_bid, np.maximum(budget - spend, 0)[bid]), by_bid)
-    from_nothing = (spend[bid] == 0) & (wanted[bid] > old[bid])
+    from_nothing = ((spend[bid] == 0) | (old[bid] == 0)) & (wanted[bid] > old[bid])
     change[bid] = np.where(from_nothing, UNKNOWN, np.sign(wanted[bid] - old[bid]) * by_bid)
     of_budget = (knob == Knob.BUDGET) & daily[campaign]
     binds = 10 * spend >= 9 * old

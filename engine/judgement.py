@@ -62,6 +62,10 @@ class Reason(IntEnum):
     MANY_CAMPAIGNS = 33
     LARGE_CAMPAIGN = 34
     LARGE_SPEND_CHANGE = 35
+    AUDIENCE_SET = 36
+    BID_TIMES_MODIFIER = 37
+    AUDIENCE_TWICE = 38
+    BESIDE_REFUSED = 39
     NO_AUTOMATIC_MODE = 60
 
 
@@ -71,11 +75,11 @@ EXPLANATIONS = {
     Reason.NOT_WHOLE: "the value is not a whole number of micros",
     Reason.NEGATIVE: "the value is negative",
     Reason.OUT_OF_RANGE: "the value is larger than any amount of money accepted",
-    Reason.UNKNOWN_TARGET: "there is no such campaign, knob, creative or source",
+    Reason.UNKNOWN_TARGET: "there is no such campaign, knob, creative, audience or source",
     Reason.STALE: "the knob moved after the proposer looked at it",
     Reason.NO_OP: "the value is the one in force",
     Reason.NOT_A_SWITCH: "paused is 0 or 1",
-    Reason.ZERO: "a bid or budget is never set to 0: pause instead",
+    Reason.ZERO: "a bid or budget is never set to 0, and a modifier by a person alone: pause instead",
     Reason.STEP: "an automatic change is at most a quarter of the value in force",
     Reason.HARD_MINIMUM: "below the hard minimum",
     Reason.HARD_MAXIMUM: "above the hard maximum",
@@ -101,6 +105,10 @@ EXPLANATIONS = {
     Reason.MANY_CAMPAIGNS: "more than three campaigns at once: a person has to approve",
     Reason.LARGE_CAMPAIGN: "a step of more than 15 % on one of the largest campaigns: a person has to approve",
     Reason.LARGE_SPEND_CHANGE: "spend would change by more than 2 % of the account's: a person has to approve",
+    Reason.AUDIENCE_SET: "an audience that was not bid for would be a target: a person has to approve",
+    Reason.BID_TIMES_MODIFIER: "an audience would be bid more than the hard maximum, its modifier counted",
+    Reason.AUDIENCE_TWICE: "an audience is named twice",
+    Reason.BESIDE_REFUSED: "another audience of the same change was refused, and they stand or fall together",
     Reason.NO_AUTOMATIC_MODE: "no automatic mode until the limits file can be read: a person has to approve",
 }
 

@@ -401,8 +401,12 @@ def _stands_on(layout: Layout, state: ControlState, rows: Actions, spared: Bool)
 
 
 def _largest_step(rows: Actions) -> float:
-    """Largest |new − old| / old among automatic scalar changes: the product's, not a person's, not a rollback."""
-    automatic = (rows.source > Source.ROLLBACK) & (rows.knob < len(SCALARS))
+    """Largest |new − old| / old among automatic scalar changes: the product's, not a person's, not a rollback.
+
+    An audience that a person's yes made a target came from 0, where there is no step.
+    """
+    scalar = (rows.knob < len(SCALARS)) | (rows.knob == Knob.MODIFIERS) & (rows.old > 0)
+    automatic = (rows.source > Source.ROLLBACK) & scalar
     old, new = rows.old[automatic], rows.new[automatic]
     return float((np.abs(new - old) / np.maximum(old, 1)).max()) if old.size else 0.0
 

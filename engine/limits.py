@@ -15,8 +15,12 @@ from engine.units import PPM, Bool, Int64
 
 DEFAULT_BAND = (Fraction(1, 3), Fraction(3))
 FOREVER = np.iinfo(np.int64).max
-UNCAPPED = 562_500
-"""What two steps of a quarter come to, which no cap narrows: 1.25 squared, less one."""
+UNCAPPED = 953_125
+"""What three steps of a quarter come to, which no cap narrows: 1.25 to the third power, less one."""
+BANDED = (*SCALARS, Knob.MODIFIERS)
+"""Knobs that an anchor band holds, in the order of its columns."""
+LEAST_MODIFIER, MOST_MODIFIER = 100_000, 10_000_000
+"""Hard bounds of modifiers, in ppm, where a configuration states none."""
 _MAX_BAND = 1_000  # times the anchor; with denominators up to a million, every product stays within int64
 
 
@@ -35,8 +39,11 @@ class Limits:
 
     minimum, maximum:
         int64[n, 2], hard bounds of bid and budget in micros; the minimum is at least 1.
+    modifier_bounds:
+        int64[n, 2], the least and the most that a modifier may be, in ppm; a person's 0 lies outside and is allowed.
+        The most is below 10¹², so that every product stays within int64.
     band_low, band_high:
-        int64[n, 2, 2], the anchor band of each scalar knob as a fraction (numerator, denominator).
+        int64[n, 3, 2], the anchor band of bid, budget and modifiers as a fraction (numerator, denominator).
     mandate_until:
         int64[n, 5], the last tick at which each knob may move automatically; −1 where no mandate was granted.
     account_budget:
@@ -59,6 +66,7 @@ class Limits:
 
     minimum: Int64
     maximum: Int64
+    modifier_bounds: Int64
     band_low: Int64
     band_high: Int64
     mandate_until: Int64
@@ -79,8 +87,9 @@ class Limits:
         return cls(
             minimum=np.maximum(np.stack([campaigns.min_bid, campaigns.min_budget], axis=1), 1),
             maximum=np.stack([campaigns.max_bid, campaigns.max_budget], axis=1),
-            band_low=np.tile(np.array(low, dtype=np.int64), (n, len(SCALARS), 1)),
-            band_high=np.tile(np.array(high, dtype=np.int64), (n, len(SCALARS), 1)),
+            modifier_bounds=np.tile(np.array((LEAST_MODIFIER, MOST_MODIFIER), dtype=np.int64), (n, 1)),
+            band_low=np.tile(np.array(low, dtype=np.int64), (n, len(BANDED), 1)),
+            band_high=np.tile(np.array(high, dtype=np.int64), (n, len(BANDED), 1)),
             mandate_until=np.full((n, len(Knob)), -1, dtype=np.int64),
             account_budget=account_budget,
             account_member=campaigns.period == Period.DAY,
@@ -106,9 +115,9 @@ class Limits:
         low, high, mandate = self.band_low.copy(), self.band_high.copy(), self.mandate_until.copy()
         for knob in knobs:
             mandate[members, knob] = FOREVER if until is None else until
-            if knob in SCALARS:
-                low[members, knob] = (lowest.numerator, lowest.denominator)
-                high[members, knob] = (highest.numerator, highest.denominator)
+            if knob in BANDED:
+                low[members, BANDED.index(knob)] = (lowest.numerator, lowest.denominator)
+                high[members, BANDED.index(knob)] = (highest.numerator, highest.denominator)
         exposure = self.exposure
         if exposure_cap is not None:
             exposure = np.full(len(self.minimum), UNCAPPED, dtype=np.int64) if exposure is None else exposure.copy()

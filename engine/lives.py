@@ -184,7 +184,7 @@ class Lives:
             if answer in _ANSWERED:
                 rows = slice(row, _end_of_run(judged, row))
                 row = rows.stop
-                if judged["outcome"][rows.start] != _ANSWERED[answer]:
+                if judged["outcome"][rows].min() != _ANSWERED[answer]:
                     raise ImpossibleLife(f"{self._about(command)}: the guard's answer was not {answer!r}")
             match command["kind"], answer:
                 case "approve", "approved" | "refused" | "needs_approval":

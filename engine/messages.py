@@ -90,8 +90,8 @@ class Command:
     `id` makes it idempotent. `campaign` is a position, or ACCOUNT for a freeze of the whole account and for closing the
     breaker. A freeze that is
     `whole` is of all knobs of its campaign; the knob means nothing there, nor in one of the account.
-    `values` are those of an edit (one for a scalar, one per creative for weights). `action`
-    names the action to roll back; None means the newest one on the knob.
+    `values` are those of an edit: one for a scalar, one per creative for weights, for modifiers those of the audiences
+    at the places `audiences`. `action` names the action to roll back; None means the newest one on the knob.
     """
 
     id: str
@@ -102,6 +102,7 @@ class Command:
     values: tuple[int, ...] = ()
     action: int | None = None
     whole: bool = False
+    audiences: tuple[int, ...] = ()
 
     def told(self) -> dict[str, Any]:
         """The command as the ledger holds it."""
@@ -114,6 +115,7 @@ class Command:
             "values": list(self.values),
             "action": self.action,
             "whole": self.whole,
+            "audiences": list(self.audiences),
         }
 
     @classmethod
@@ -128,6 +130,7 @@ class Command:
             values=tuple(told["values"]),
             action=told["action"],
             whole=told.get("whole", False),
+            audiences=tuple(told.get("audiences", ())),
         )
 
 

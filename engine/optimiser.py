@@ -145,7 +145,7 @@ class OptimiserMachine:
             beginnings = (
                 DeskState.initial(),
                 Standing.initial(n),
-                Watching.initial(n, len(campaigns.creatives)),
+                Watching.initial(n, len(campaigns.creatives), int(campaigns.layout.audience_start[-1])),
                 Alerts.none(),
             )
             rest = Spending.initial(n), Shield.initial(len(assignments)), limits, None
@@ -317,9 +317,9 @@ class OptimiserMachine:
 
         What a person did may be proposed again.
         """
-        back = rows.take((results == Result.APPLIED) & (rows.source == Source.ROLLBACK) & (rows.index == 0))
+        back = rows.take((results == Result.APPLIED) & (rows.source == Source.ROLLBACK))
         undone = []
-        for campaign, knob in zip(back.campaign.tolist(), back.knob.tolist(), strict=True):
+        for campaign, knob in dict.fromkeys(zip(back.campaign.tolist(), back.knob.tolist(), strict=True)):
             action = undoing.get((campaign, Knob(knob)))
             done = None if action is None else self._history.rows_of(campaign, Knob(knob), action)
             if action is not None and done is not None and done.source[0] > Source.ROLLBACK:
@@ -331,7 +331,7 @@ class OptimiserMachine:
         limits = self._watch_limits
         if limits is None:
             return [], []
-        seen = self._watching.seen(view, slot_of(self._grid, view.tick), self._campaigns.market, limits)
+        seen = self._watching.seen(view, slot_of(self._grid, view.tick), self._campaigns, limits)
         self._watching, told, inverses = seen.judged(view.controls, self._campaigns.layout, self._history, limits)
         for each in told:
             if each.event is Event.BLOCKED:

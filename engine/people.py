@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.actions import Knob, Proposals, Source, proposals
 from engine.campaigns import ACCOUNT, ControlState
@@ -256,18 +257,28 @@ class Desk:
 
 
 def answered(requests: Sequence[Request], judgement: Judgement) -> list[Request]:
-    """The requests of a round with the guard's answer, given that their rows are the first judged, in order."""
+    """The requests of a round with the guard's answer, given that their rows are the first judged, in order.
+
+    Of several audiences' modifiers the answer is that to the change: one that stays as it is tells nothing.
+    """
     done, row = [], 0
     for request in requests:
         if request.rows is None:
             done.append(request)
             continue
-        outcome, reason = Outcome(int(judgement.outcome[row])), Reason(int(judgement.reason[row]))
+        rows = slice(row, row + len(request.rows))
+        outcome = Outcome(int(judgement.outcome[rows].min()))
         word = outcome.name.lower()
-        answer = f"{word}: {reason.name.lower()}" if outcome is Outcome.REFUSED else word
+        answer = f"{word}: {_told(judgement.reason[rows]).name.lower()}" if outcome is Outcome.REFUSED else word
         done.append(replace(request, answer=answer))
-        row += len(request.rows)
+        row = rows.stop
     return done
+
+
+def _told(reasons: NDArray[Any]) -> Reason:
+    """Why a change was refused: the reason against its first row that was not refused for another one's sake."""
+    known = [Reason(int(reason)) for reason in reasons]
+    return next((reason for reason in known if reason not in {Reason.NO_OP, Reason.BESIDE_REFUSED}), known[0])
 
 
 def _misfit(command: Command) -> str | None:
@@ -276,6 +287,8 @@ def _misfit(command: Command) -> str | None:
         return None
     if command.knob is Knob.WEIGHTS:
         return None if command.values else "needs_values"
+    if command.knob is Knob.MODIFIERS:
+        return None if command.values and len(command.values) == len(command.audiences) else "needs_audiences"
     return None if len(command.values) == 1 else "needs_one_value"
 
 
@@ -289,6 +302,6 @@ def _edited(controls: ControlState, command: Command) -> Proposals:
         controls.version[command.campaign, knob],
         Source.PERSON,
         command.kind.value,
-        index=np.arange(len(values)),
+        index=command.audiences if knob is Knob.MODIFIERS else np.arange(len(values)),
         proposer=command.by,
     )

@@ -20,7 +20,7 @@ from engine.units import Bool, Int64
 SUSPENDED_AFTER = 100
 """So many actions out of range in a row suspend a policy."""
 
-_PROJECTIONS = 2  # to what the laws of each knob offer, then to what bid and budget together do
+_PROJECTIONS = 3  # to what the laws of each knob offer, then the bid to what the budget leaves, then the modifiers
 
 OUT_OF_RANGE = (
     *(Reason[flaw.name] for flaw in Flaw if flaw is not Flaw.NONE),
@@ -35,6 +35,8 @@ OUT_OF_RANGE = (
     Reason.INCOMPLETE_VECTOR,
     Reason.VECTOR_SUM,
     Reason.TOTAL_VARIATION,
+    Reason.BID_TIMES_MODIFIER,
+    Reason.AUDIENCE_TWICE,
 )
 """Why an action is out of range: it could not be in force, whatever else happens in the round."""
 
@@ -115,10 +117,12 @@ def _out_of_range(asked: Proposals, reasons: NDArray[np.uint8]) -> Bool:
     judged = ~np.isin(reasons, UNJUDGED)
     campaign, knob = asked.campaign[judged].astype(np.int64), asked.knob[judged].astype(np.int64)
     beyond = np.isin(reasons[judged], OUT_OF_RANGE)
-    if not (knob == Knob.WEIGHTS).any():
+    vector = np.isin(knob, (Knob.WEIGHTS, Knob.MODIFIERS))
+    if not vector.any():
         return beyond
+    nothing = -len(Knob) - 1 - np.arange(len(knob))  # no vector's
     _, first, action = np.unique(
-        np.where(knob == Knob.WEIGHTS, campaign, -2 - np.arange(len(knob))), return_index=True, return_inverse=True
+        np.where(vector, campaign * len(Knob) + knob, nothing), return_index=True, return_inverse=True
     )
     spoilt = np.bincount(action, weights=beyond) > 0
     by_vector: Bool = spoilt[np.argsort(first)]

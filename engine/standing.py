@@ -31,8 +31,9 @@ QUARANTINE_DAYS = 14
 class Quarantine(NamedTuple):
     """A change that was rolled back, and the tick until which it is refused.
 
-    `old` and `values` are what a scalar was and became, or a vector's shares; no values: whatever is proposed for the
-    knob, since it was a policy's course that was rolled back and not one step of it.
+    `old` and `values` are what a scalar, or the modifier of the audience at a place, was and became, or a vector's
+    shares; no values: whatever is proposed for the knob, since it was a policy's course that was rolled back and not
+    one step of it.
     """
 
     campaign: int
@@ -40,6 +41,7 @@ class Quarantine(NamedTuple):
     old: int
     values: tuple[int, ...]
     until: int
+    audience: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,12 @@ class Standing:
         for rows, mandated in undone:
             campaign, knob = int(rows.campaign[0]), Knob(int(rows.knob[0]))
             rests = int(self.cool_until[campaign, knob])
-            values = () if mandated else tuple(rows.new.tolist())
             until = rests if mandated else max(rests, tick + QUARANTINE_DAYS * day)
+            if knob is Knob.MODIFIERS and not mandated:  # nobody knows which of the audiences it was
+                each = zip(rows.index.tolist(), rows.old.tolist(), rows.new.tolist(), strict=True)
+                kept += [Quarantine(campaign, knob, old, (new,), until, index) for index, old, new in each]
+                continue
+            values = () if mandated else tuple(rows.new.tolist())
             kept.append(Quarantine(campaign, knob, int(rows.old[0]), values, until))
         return replace(self, quarantine=tuple(kept))
 

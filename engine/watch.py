@@ -23,14 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Self
 
 import numpy as np
 
 from engine.actions import Actions, Knob, Proposals, Source
 from engine.baseline import CLICKED, CONVERTED, SEEN, SLOTS, SPENT, TICKS, Book, kept
-from engine.campaigns import SCALARS, CampaignSet, ControlState, Layout
+from engine.campaigns import CampaignSet, ControlState, Layout
 from engine.episodes import Episodes
+from engine.limits import BANDED
 from engine.policy import View
 from engine.rollback import Blocked, History
 from engine.sequential import ALPHA, BLOCKS, WEIGHT, compared
@@ -61,7 +63,7 @@ class Watch:
     since:
         The tick at whose close it was decided, or at which a later change above it was rolled back.
     factor:
-        How much more the campaign may spend because of it, as a fraction of at least 1.
+        How much more the campaign may spend because of it, as a fraction of at least 1; over 0 where nobody can tell.
     members:
         int64[1 + m], the campaign, then its siblings.
     before:
@@ -106,15 +108,13 @@ class Watch:
         """Watch an action that was decided at the close of a tick."""
         campaign, knob = int(rows.campaign[0]), Knob(int(rows.knob[0]))
         members = np.concatenate(([campaign], siblings)).astype(np.int64)
-        rise = knob in SCALARS and rows.new[0] > rows.old[0] > 0
-        factor = (int(rows.new[0]), int(rows.old[0])) if rise else (1, 1)
         return cls(
             action=int(rows.action[0]),
             campaign=campaign,
             knob=knob,
             opened=tick,
             since=tick,
-            factor=factor,
+            factor=_factor(rows),
             members=members,
             before=book.of(members),
             peak=int(book.peak[campaign].max()),
@@ -249,9 +249,9 @@ class Watching:
     episodes: Episodes
 
     @classmethod
-    def initial(cls, campaigns: int, creatives: int) -> Self:
+    def initial(cls, campaigns: int, creatives: int, audiences: int) -> Self:
         """Nothing is watched."""
-        return cls(-1, Book.initial(campaigns), (), Episodes.initial(campaigns, creatives))
+        return cls(-1, Book.initial(campaigns), (), Episodes.initial(campaigns, creatives, audiences))
 
     @property
     def undoing(self) -> dict[tuple[int, Knob], int]:
@@ -313,7 +313,7 @@ class Watching:
                 stay.append(each)
         return stay, told
 
-    def seen(self, view: View, slot: int, market: Int64, limits: WatchLimits) -> Self:
+    def seen(self, view: View, slot: int, campaigns: CampaignSet, limits: WatchLimits) -> Self:
         """With what a boundary's view shows, of a span that closed in the given slot of the day."""
         ticks = view.tick - self.tick
         rows = kept(view.recent, ticks)
@@ -324,7 +324,7 @@ class Watching:
             each.fed(view.tick, slot, rows, creatives, book.touched_at, limits) if each.action in awake else each
             for each in self.watches
         )
-        episodes = self.episodes.seen(view.tick, slot, rows, view.controls.scalar, book.moved_at, market, limits)
+        episodes = self.episodes.seen(view.tick, slot, rows, view.controls, book.moved_at, campaigns, limits)
         return replace(self, tick=view.tick, book=book, watches=fed, episodes=episodes)
 
     @property
@@ -366,6 +366,19 @@ def _beneath(watch: Watch, newest: Watch, event: Event) -> Told:
     """What is told of a watch whose campaign's newest watch ended: the same, if both changes came together."""
     together = watch.opened == newest.opened and event is not Event.BLOCKED
     return watch.tell(event if together else Event.SUPERSEDED)
+
+
+def _factor(rows: Actions) -> tuple[int, int]:
+    """How much more a campaign may spend after a change: as a bid, a budget or a modifier rises, of several the most.
+
+    What an audience brings that was no target before, nobody can tell.
+    """
+    if rows.knob[0] not in BANDED:
+        return 1, 1
+    if rows.knob[0] == Knob.MODIFIERS and (rows.old == 0).any():
+        return 1, 0
+    rises = [Fraction(new, old) for new, old in zip(rows.new.tolist(), rows.old.tolist(), strict=True) if new > old > 0]
+    return max(rises, default=Fraction(1)).as_integer_ratio()
 
 
 def _split(rows: Actions, campaigns: CampaignSet) -> Split | None:

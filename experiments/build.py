@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
 from agents.ecpc import EcpcPid
@@ -20,28 +20,42 @@ from engine.actions import Knob, Source
 from engine.campaigns import ACCOUNT, CampaignSet, Charging, ControlState, Period
 from engine.errors import BadInput
 from engine.limits import Limits, Window
-from engine.messages import Command, Role
+from engine.messages import Command, CommandKind, Role
 from engine.optimiser import Assignment
 from engine.policy import Policy
 from engine.runtime.plan import DAY_MINUTES, LimitsFile, Plan
-from engine.units import PPM, Int64, TickGrid, equal_shares, moment
+from engine.units import PPM, Float64, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
 from experiments.users import users_policy
-from sim.auction import Drift, Market, PriceShock, Regimes
+from sim.attribution import Attribution, Credit, last_click, linear, position_based
+from sim.auction import EVERYBODY, Answer, BotClicks, Drift, Market, PriceShock, Regimes, Segment
 from sim.conversions import Conversions, menus_of
 from sim.delays import Delays
 from sim.logs.ipinyou_auctions import read_auctions
 from sim.logs.ipinyou_bins import read_bins
 from sim.logs.recorded import read_recorded
 from sim.logs.rejects import Rejects
+from sim.mishaps import Mishap, Way
+from sim.people import Audience
 from sim.replay import AuctionReplayFactory, IntervalReplayFactory
 from sim.response import Response
 from sim.traffic import Traffic, TrafficChange
+from sim.troubles import Spell, Troubles
 from sim.twin import Twin
 from sim.world import WorldFactory
 
+_CREDITS: dict[str, Credit] = {"last_click": last_click, "linear": linear, "position_based": position_based}
+_WAYS: dict[type[settings.OfEvents], Way] = {
+    settings.LateEvents: Way.LATE,
+    settings.DuplicatedEvents: Way.DUPLICATED,
+    settings.MisdatedEvents: Way.MISDATED,
+    settings.OrphanedClicks: Way.ORPHANED,
+}
 _BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcPid
+_Ticks: TypeAlias = tuple[int, int]
+_Any = TypeVar("_Any", bound=BaseModel)
+_Kind = TypeVar("_Kind", bound=settings.OfMarkets)
 _ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record", "limits_file")
 """Settings that change no decision, and therefore no digest; what a limits file says, the rounds that read it tell."""
 
@@ -50,12 +64,12 @@ def simulation(config: SimulationConfig) -> Plan:
     """The plan of a run in a simulated world."""
     campaigns = campaign_set(config)
     world = _world(config, campaigns)
-    return _simulated(config, campaigns, world, world)
+    return replace(_simulated(config, campaigns, world, world), joined=world.joined)
 
 
 def _simulated(config: SimulationConfig, campaigns: CampaignSet, world: WorldFactory, source: Any) -> Plan:
     """A plan over a configured world, or over what was recorded of it; either way the world has a twin."""
-    return replace(plan(config, campaigns, _controls(config, campaigns), config.grid, source), trial=Twin(world))
+    return replace(plan(config, campaigns, controls(config, campaigns), config.grid, source), trial=Twin(world))
 
 
 def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
@@ -66,6 +80,10 @@ def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
         markets=tuple(_market(config, name) for name in campaigns.markets),
         response=_response(config, campaigns),
         conversions=_conversions([config.campaigns[name].conversions for name in campaigns.ids]),
+        people=_counted(config),
+        attribution=_attribution(config.attribution),
+        troubles=_troubles(config, campaigns),
+        mishaps=tuple(_mishaps(config)),
         record_events="events" in config.record,
         record_opportunities="opportunities" in config.record,
     )
@@ -197,6 +215,7 @@ def campaign_set(config: SimulationConfig) -> CampaignSet:
         period=np.array([Period[spec.budget_period.upper()] for spec in specs], dtype=np.uint8),
         creative_start=np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
         creatives=tuple(creative for spec in specs for creative in spec.creatives),
+        audiences=tuple(tuple(config.markets[market].audiences) for market in markets),
         **bounds(config, ids),
     )
 
@@ -208,7 +227,8 @@ def bounds(config: RunConfig, ids: list[str]) -> dict[str, Any]:
     return {name: np.array([getattr(each, f"{name}_micros") for each in limits], dtype=np.int64) for name in names}
 
 
-def _controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
+def controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
+    """The controls that a configuration begins with."""
     specs = [config.campaigns[name] for name in campaigns.ids]
     weights = [
         equal_shares(len(spec.creatives)) if spec.weights_ppm is None else list(spec.weights_ppm.values())
@@ -216,18 +236,32 @@ def _controls(config: SimulationConfig, campaigns: CampaignSet) -> ControlState:
     ]
     bid = np.array([spec.bid_micros for spec in specs], dtype=np.int64)
     budget = np.array([spec.budget_micros for spec in specs], dtype=np.int64)
-    return ControlState.initial(campaigns, bid, budget, np.concatenate(weights).astype(np.int64))
+    modifiers = [_modifiers(config, name) for name in campaigns.ids]
+    columns = (np.concatenate(each).astype(np.int64) for each in (weights, modifiers))
+    return ControlState.initial(campaigns, bid, budget, *columns)
+
+
+def _modifiers(config: SimulationConfig, name: str) -> list[int]:
+    """What the bid is multiplied by for each audience of a campaign's market; for everybody by 1 where it has none."""
+    known = settings.audiences_of(config, name)
+    return list(settings.modifiers_ppm(config.campaigns[name].audiences, known).values()) or [PPM]
 
 
 def _market(config: SimulationConfig, name: str) -> Market:
     spec = config.markets[name]
+    answers = spec.price.answers
     return Market(
         traffic=_traffic(config, name),
         level_micros=spec.price.level_micros,
         price_sigma=spec.price.sigma,
         reserve_micros=spec.reserve_micros,
         first_price=spec.auction == "first_price",
-        shocks=tuple(PriceShock(*_ticks(config, dated), factor) for dated, factor in _shocks(config, name)),
+        competitors=spec.price.competitors,
+        exposure=spec.slots,
+        segments=_segments(config, name),
+        answer=None if answers is None else Answer(answers.strength, answers.persistence),
+        bots=tuple(BotClicks(*ticks, kind.share) for ticks, kind in _befalling(config, name, settings.BotClicks)),
+        shocks=tuple(PriceShock(*ticks, factor) for ticks, factor in _shocks(config, name)),
         follows_demand=spec.price.follows_demand,
         drift=None if spec.price.drift is None else Drift(spec.price.drift.persistence, spec.price.drift.sigma),
         regimes=None if spec.price.regimes is None else _regimes(config, spec.price.regimes),
@@ -243,10 +277,9 @@ def _traffic(config: SimulationConfig, name: str) -> Traffic:
         peak_hour=0.0 if curve is None else curve.peak_hour,
         week=spec.traffic.levels,
         dispersion=spec.traffic.dispersion,
-        changes=tuple(
-            TrafficChange(*_ticks(config, trouble), trouble.kind.factor)
-            for trouble in config.troubles
-            if isinstance(trouble.kind, settings.TrafficLoss) and _befalls(trouble.kind, name)
+        changes=(
+            *(TrafficChange(*ticks, loss.factor) for ticks, loss in _befalling(config, name, settings.TrafficLoss)),
+            *(TrafficChange(*ticks, rush.factor) for ticks, rush in _befalling(config, name, settings.TrafficRush)),
         ),
     )
 
@@ -255,52 +288,121 @@ def _regimes(config: SimulationConfig, spec: settings.Regimes) -> Regimes:
     return Regimes(spec.every_days * DAY_MINUTES / config.time.tick_minutes, spec.sigma)
 
 
-def _shocks(config: SimulationConfig, name: str) -> Iterator[tuple[settings.Dated, float]]:
+def _everybody(market: str) -> str:
+    """The audience of a market that tells none apart, by a name that no id can be."""
+    return f"everybody in {market}"
+
+
+def _segments(config: SimulationConfig, name: str) -> tuple[Segment, ...]:
+    """The audiences that a market tells apart, in their order in the campaign set; else everybody."""
+    spec = config.markets[name]
+    if not spec.audiences:
+        return EVERYBODY if spec.people is None else (Segment(audience=_everybody(name)),)
+    return tuple(
+        Segment(
+            share=settings.ppm(segment.share) / PPM,
+            price=segment.price,
+            ctr=segment.ctr,
+            cvr=segment.cvr,
+            value=segment.value,
+            audience=None if config.audiences[audience].people is None else audience,
+        )
+        for audience, segment in spec.audiences.items()
+    )
+
+
+def _counted(config: SimulationConfig) -> tuple[Audience, ...]:
+    """The people who are counted: declared audiences, and everybody in markets that tell none apart."""
+    specs = config.audiences | {_everybody(name): market for name, market in config.markets.items()}
+    return tuple(
+        Audience(name, spec.people, math.inf if spec.activity is None else spec.activity)
+        for name, spec in specs.items()
+        if spec.people is not None
+    )
+
+
+def _shocks(config: SimulationConfig, name: str) -> Iterator[tuple[_Ticks, float]]:
     """When a market's prices are multiplied, and by what: its own shocks, then the troubles that befall it."""
     for shock in config.markets[name].shocks:
-        yield shock, shock.factor
+        yield settings.ticks_of(config, shock), shock.factor
+    for ticks, kind in _befalling(config, name, settings.PriceShock):
+        yield ticks, kind.factor
+
+
+def _befalling(config: SimulationConfig, market: str, of: type[_Kind]) -> Iterator[tuple[_Ticks, _Kind]]:
+    """The troubles of one kind that befall a market, each with its ticks."""
+    for ticks, kind in _of_kind(config, of):
+        if kind.markets == "all" or market in kind.markets:
+            yield ticks, kind
+
+
+def _of_kind(config: SimulationConfig, of: type[_Any]) -> Iterator[tuple[_Ticks, _Any]]:
     for trouble in config.troubles:
-        if isinstance(trouble.kind, settings.PriceShock) and _befalls(trouble.kind, name):
-            yield trouble, trouble.kind.factor
+        if isinstance(trouble.kind, of):
+            yield settings.ticks_of(config, trouble.dated), trouble.kind
 
 
-def _befalls(kind: settings.TrafficLoss | settings.PriceShock, market: str) -> bool:
-    return kind.markets == "all" or market in kind.markets
+def _troubles(config: SimulationConfig, campaigns: CampaignSet) -> Troubles:
+    def members(chosen: Any) -> tuple[int, ...]:
+        return tuple(_members(config, campaigns, chosen).tolist())
+
+    def creatives(spec: settings.Disapproved) -> tuple[int, ...]:
+        place = campaigns.index(spec.campaign)
+        first, end = campaigns.creative_start[place : place + 2].tolist()
+        return tuple(first + campaigns.creatives[first:end].index(name) for name in spec.creatives)
+
+    drops, outages = _of_kind(config, settings.ConversionDrop), _of_kind(config, settings.TrackingOutage)
+    disapprovals = _of_kind(config, settings.Disapproved)
+    return Troubles(
+        rates=tuple(Spell(*ticks, kind.factor, members(kind.campaigns)) for ticks, kind in drops),
+        reports=tuple(Spell(*ticks, 1 - kind.lost, members(kind.campaigns)) for ticks, kind in outages),
+        approvals=tuple(Spell(*ticks, 0.0, creatives(kind)) for ticks, kind in disapprovals),
+    )
 
 
-def _ticks(config: SimulationConfig, dated: settings.Dated) -> tuple[int, int]:
-    """The first tick of a time in the run, and the first after it."""
-    first = settings.opening_tick(config, dated.day, dated.time)
-    return first, first + round(dated.hours * 60 / config.time.tick_minutes)
+def _mishaps(config: SimulationConfig) -> Iterator[Mishap]:
+    for ticks, kind in _of_kind(config, settings.OfEvents):
+        yield Mishap(_WAYS[type(kind)], *ticks, kind.share, getattr(kind, "hours", 0.0))
+
+
+def _attribution(spec: settings.Attribution | None) -> Attribution | None:
+    return None if spec is None else Attribution(_CREDITS[spec.model], spec.window_hours, spec.lost_ids)
 
 
 def _response(config: SimulationConfig, campaigns: CampaignSet) -> Response:
     specs = [config.campaigns[name] for name in campaigns.ids]
-
-    return Response.plain(
-        reach=[spec.reach for spec in specs],
-        value_sigma=[spec.value_sigma for spec in specs],
-        ctr=[creative.ctr for spec in specs for creative in spec.creatives.values()],
+    creatives = [creative for spec in specs for creative in spec.creatives.values()]
+    return Response(
+        reach=_column([spec.reach for spec in specs]),
+        value_sigma=_column([spec.value_sigma for spec in specs]),
+        correlation=_column([spec.value_price_correlation for spec in specs]),
+        ctr=_column([creative.ctr for creative in creatives]),
+        wear=_column([0.0 if creative.wear is None else creative.wear.exponent for creative in creatives]),
+        rest_hours=_column([_rest_hours(creative.wear) for creative in creatives]),
     )
+
+
+def _rest_hours(wear: settings.Wear | None) -> float:
+    return math.inf if wear is None or wear.rest_days is None else wear.rest_days * DAY_MINUTES / 60
+
+
+def _column(values: Sequence[float]) -> Float64:
+    return np.array(values, dtype=np.float64)
 
 
 def _conversions(specs: Sequence[settings.Conversions]) -> Conversions:
     """What clicks lead to, of one campaign per specification."""
-
-    def column(values: Sequence[float]) -> NDArray[np.float64]:
-        return np.array(values, dtype=np.float64)
-
     price, price_share = menus_of([_menu(spec) or {1: PPM} for spec in specs])
     return Conversions(
-        rate=column([spec.rate for spec in specs]),
+        rate=_column([spec.rate for spec in specs]),
         delays=Delays.of([settings.delay_parts(spec) for spec in specs]),
-        per_click=column([spec.per_click for spec in specs]),
-        value_micros=column([_mean_value(spec) for spec in specs]),
-        value_sigma=column([spec.value_sigma or 0.0 for spec in specs]),
+        per_click=_column([spec.per_click for spec in specs]),
+        value_micros=_column([_mean_value(spec) for spec in specs]),
+        value_sigma=_column([spec.value_sigma or 0.0 for spec in specs]),
         price=price,
         price_share=price_share,
-        refund_rate=column([0.0 if spec.refunds is None else spec.refunds.rate for spec in specs]),
-        refund_hours=column([0.0 if spec.refunds is None else spec.refunds.delay_hours for spec in specs]),
+        refund_rate=_column([0.0 if spec.refunds is None else spec.refunds.rate for spec in specs]),
+        refund_hours=_column([0.0 if spec.refunds is None else spec.refunds.delay_hours for spec in specs]),
     )
 
 
@@ -322,6 +424,7 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
         day=DAY_MINUTES // grid.tick_minutes,
         delay_horizon=math.ceil(config.delay_horizon_hours * 60 / grid.tick_minutes),
         windows=tuple(_window(each, grid) for each in config.windows),
+        modifier_bounds=_modifier_bounds(config, campaigns),
     )
     for mandate in config.mandates:
         until = None if mandate.until_day is None else int(np.flatnonzero(grid.day < mandate.until_day)[-1])
@@ -330,6 +433,12 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
             _members(config, campaigns, mandate.campaigns), knobs, mandate.band, until, _cap(mandate)
         )
     return limits
+
+
+def _modifier_bounds(config: RunConfig, campaigns: CampaignSet) -> Int64:
+    """The least and the most of every campaign's modifiers, ppm; int64[n, 2]."""
+    limits = [settings.limits_of(config, name) for name in campaigns.ids]
+    return np.array([(round(each.min_modifier * PPM), round(each.max_modifier * PPM)) for each in limits])
 
 
 def _window(spec: settings.Window, grid: TickGrid) -> Window:
@@ -458,6 +567,9 @@ def _script(config: RunConfig, campaigns: CampaignSet) -> Scripted:
         if proposal.creatives is not None:
             shares = _shares(campaigns, place, proposal.creatives)
             wish = Wish(place, Knob.WEIGHTS, proposal.by, proposal.note, shares)
+        elif proposal.audiences is not None:
+            values, audiences = _audiences(campaigns, place, proposal.audiences)
+            wish = Wish(place, Knob.MODIFIERS, proposal.by, proposal.note, values, audiences=audiences)
         else:
             assert proposal.knob is not None
             values = () if proposal.value_micros is None else (proposal.value_micros,)
@@ -471,23 +583,47 @@ def _commands(config: RunConfig, campaigns: CampaignSet) -> dict[int, tuple[Comm
     for place, spec in enumerate(config.script.commands):
         campaign, knob = spec.target
         position = ACCOUNT if campaign is None else campaigns.index(campaign)
-        values = _edited(campaigns, position, spec.edit) if spec.edit else ()
-        command = Command(f"script-{place}", spec.kind, spec.by, position, Knob[knob.upper()], values)
+        values, audiences = _edited(campaigns, position, spec.edit) if spec.edit else ((), ())
+        about = position, Knob[knob.upper()]
+        command = Command(f"script-{place}", spec.kind, spec.by, *about, values, audiences=audiences)
         commands[settings.boundary_tick(config, spec.day, spec.time)].append(command)
+    for place, trouble, cut in _budget_cuts(config):
+        position = campaigns.index(cut.campaign)
+        edit = Command(f"trouble-{place}", CommandKind.EDIT, cut.by, position, Knob.BUDGET, (cut.budget_micros,))
+        commands[settings.boundary_tick(config, trouble.day, trouble.time)].append(edit)
     return {tick: tuple(each) for tick, each in commands.items()}
+
+
+def _budget_cuts(config: RunConfig) -> Iterator[tuple[int, settings.Trouble, settings.BudgetCut]]:
+    for place, trouble in enumerate(config.troubles if isinstance(config, SimulationConfig) else ()):
+        if trouble.budget_cut is not None:
+            yield place, trouble, trouble.budget_cut
 
 
 def _people(config: RunConfig) -> dict[str, frozenset[Role]]:
     """Who may command: those the configuration gives roles, and in any role others whom its own script lets act."""
-    scripted = dict.fromkeys((spec.by for spec in config.script.commands), frozenset(Role))
+    names = [*(spec.by for spec in config.script.commands), *(cut.by for _, _, cut in _budget_cuts(config))]
+    scripted = dict.fromkeys(names, frozenset(Role))
     return scripted | {name: frozenset(Role(role) for role in roles) for name, roles in config.people.items()}
 
 
-def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple[int, ...]:
+def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """An edit's values, and of modifiers the places of their audiences."""
+    if edit.audiences is not None:
+        return _audiences(campaigns, position, edit.audiences)
     if edit.creatives is not None:
-        return _shares(campaigns, position, edit.creatives)
+        return _shares(campaigns, position, edit.creatives), ()
     assert edit.value_micros is not None
-    return (edit.value_micros,)
+    return (edit.value_micros,), ()
+
+
+def _audiences(
+    campaigns: CampaignSet, position: int, multiples: Mapping[str, float]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Modifiers in ppm, and the places of their audiences within the campaign."""
+    known = campaigns.audiences_of(position)
+    named = tuple(multiples)
+    return tuple(settings.modifiers_ppm(multiples, named).values()), tuple(known.index(name) for name in named)
 
 
 def _shares(campaigns: CampaignSet, position: int, shares: Mapping[str, float]) -> tuple[int, ...]:
@@ -501,5 +637,10 @@ def _members(config: RunConfig, campaigns: CampaignSet, chosen: Any) -> Int64:
 
 def _header(config: RunConfig, campaigns: CampaignSet) -> dict[str, Any]:
     echo = config.model_dump(mode="json", exclude=set(_ABOUT_PROCESSES))
-    names = {"campaigns": campaigns.ids, "creatives": campaigns.creatives, "markets": campaigns.markets}
+    names = {
+        "campaigns": campaigns.ids,
+        "creatives": campaigns.creatives,
+        "audiences": campaigns.audience_names,
+        "markets": campaigns.markets,
+    }
     return {"config": echo} | {name: list(known) for name, known in names.items()}

@@ -51,7 +51,7 @@ PaceOf = Annotated[
     float | None, typer.Option("--pace", min=1e-6, help="Slow down to so many times real time, to be steered.")
 ]
 CampaignName = Annotated[str, typer.Argument(metavar="CAMPAIGN")]
-KnobName = Annotated[str, typer.Argument(metavar="KNOB", help="bid, budget, weights or paused")]
+KnobName = Annotated[str, typer.Argument(metavar="KNOB", help="bid, budget, weights, modifiers or paused")]
 OfCampaign = Annotated[str | None, typer.Option(metavar="CAMPAIGN", help="Only this campaign.")]
 OfKnob = Annotated[str | None, typer.Option(metavar="KNOB", help="Of the campaign only this knob.")]
 As = Annotated[str, typer.Option("--as", metavar="NAME", help="Who you are, by the run's configuration.")]

@@ -1,6 +1,7 @@
 """The life of a campaign's changes as a ledger tells it: days, and on each what was asked and what became of it.
 
-A change is what one party asked for one knob in one round: a scalar, or the weights of all creatives. A policy's steps
+A change is what one party asked for one knob in one round: a scalar, the weights of all creatives, or the modifiers of
+some audiences. A policy's steps
 inside its mandate are routine and are summed up per day; everything else is told one by one, with what became of it.
 `experiments.telling` makes a story from records, `experiments.report.story_lines` puts it into words.
 """
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True)
 class Part:
-    """One value of a change: its creative (None for a scalar), before, after, and what the guard offered instead.
+    """One value of a change: its creative or audience, if any, before, after, and what the guard offered instead.
 
     `raw` is what was asked for where it was clipped to `wanted`.
     """
@@ -24,6 +25,7 @@ class Part:
     wanted: int
     offer: int | None
     raw: int | None = None
+    audience: str | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from experiments.config.values import nearest
 from experiments.story import Alarm, Change, Entry, Event, Order, Part, Prediction, Story, day_of, joined
 from experiments.wording import ANSWERS, SENTENCES, explained, of_alert, of_watch
 
+_VECTORS = (Knob.WEIGHTS, Knob.MODIFIERS)
 _UNDOES = re.compile(r"rolls back action (\d+)")
 _OUTCOMES = {outcome.name.lower() for outcome in Outcome}
 
@@ -79,17 +80,19 @@ def told_alerts(records: Iterable[Record], campaigns: int) -> list[Alert]:
 
 
 def _opening(record: Record | None) -> dict[str, Any]:
-    """The header of an opening, with each campaign's creatives under `creatives_of`."""
+    """The header of an opening, with each campaign's creatives and audiences under `parts_of`."""
     if record is None or record.kind is not RecordKind.OPENING:
         raise LedgerError("the ledger has no opening: there is nothing to tell")
     header, tables = decode(record.body)
     try:
-        ids, start = header["campaigns"], tables["layout"]["creative_start"].tolist()
-        cells = header["creatives"]
-        return header | {
-            "creatives_of": {name: cells[start[at] : start[at + 1]] for at, name in enumerate(ids)},
-            "grid": calendar(header["config"]),
-        }
+        ids, layout = header["campaigns"], tables["layout"]
+        named = {Knob.WEIGHTS: ("creatives", "creative_start"), Knob.MODIFIERS: ("audiences", "audience_start")}
+        parts: dict[str, dict[Knob, list[str]]] = {name: {} for name in ids}
+        for knob, (what, starts) in named.items():
+            names, start = header[what], layout[starts].tolist()
+            for at, campaign in enumerate(ids):
+                parts[campaign][knob] = names[start[at] : start[at + 1]]
+        return header | {"parts_of": parts, "grid": calendar(header["config"])}
     except KeyError as error:
         raise LedgerError(
             f"the ledger's opening names no {error.args[0]}: tell it with the bidtwin that wrote it"
@@ -133,12 +136,14 @@ class _Heard:
             if command["answer"].split(":")[0] in _OUTCOMES:
                 rows = next(_runs(judged, range(row, len(judged["campaign"]))))
                 row = rows[-1] + 1
-            commanded.append(rows)
+            commanded.append(None if rows is None else _moving(judged, rows))
         others = row + np.flatnonzero(np.isin(judged["campaign"][row:], places))
         proposed: dict[int, list[Rows]] = {}
         for rows in _runs(judged, others.tolist()):
-            whole = judged["knob"][rows[0]] == Knob.WEIGHTS
-            proposed.setdefault(int(judged["campaign"][rows[0]]), []).extend([rows] if whole else [[at] for at in rows])
+            whole = judged["knob"][rows[0]] in _VECTORS
+            proposed.setdefault(int(judged["campaign"][rows[0]]), []).extend(
+                [_moving(judged, rows)] if whole else [[at] for at in rows]
+            )
         return cls(record, told, commanded, proposed, np.cumsum(judged["outcome"] == Outcome.APPROVED) - 1)
 
     @cached_property
@@ -166,7 +171,7 @@ class _Teller:
         self.place = names.index(campaign)
         self._header = header
         self._campaign = campaign
-        self._creatives: list[str] = header["creatives_of"][campaign]
+        self._parts: Mapping[Knob, list[str]] = header["parts_of"][campaign]
         self._grid: TickGrid = header["grid"]
         self._patience = DAY_MINUTES // self._grid.tick_minutes
         self._told: list[Entry] = []
@@ -308,7 +313,7 @@ class _Teller:
         change, knob = self._change(heard, rows), Knob(int(told.judged["knob"][rows[0]]))
         undoes = _UNDOES.fullmatch(change.note) if change.source == "rollback" else None
         undone = self._of_action.get(int(undoes[1])) if undoes else None
-        reason = Reason(int(told.judged["reason"][rows[0]]))
+        reason = _why(told.judged, rows)
         if undone is not None and change.outcome == "approved":  # a person's rollback came as a command
             self._follow(heard, rows, undone, Event(change.at, "rolled back", change.proposer))
             return
@@ -333,7 +338,7 @@ class _Teller:
         raw = dict(zip(told.clipped["row"].tolist(), told.clipped["raw"].tolist(), strict=True))
         source = int(judged["source"][first])
         proposer, note = told.header["notes"][int(judged["note"][first])]
-        reason = Reason(int(judged["reason"][first]))
+        reason = _why(judged, rows)
         return Change(
             at=self._at(heard.record.tick),
             knob=_name(Knob, int(judged["knob"][first])),
@@ -343,11 +348,12 @@ class _Teller:
             base_version=int(judged["base_version"][first]),
             parts=tuple(
                 Part(
-                    self._creative(judged, row),
+                    self._named(judged, row, Knob.WEIGHTS),
                     int(judged["old"][row]),
                     int(judged["wanted"][row]),
                     offers.get(row),
                     raw.get(row),
+                    self._named(judged, row, Knob.MODIFIERS),
                 )
                 for row in rows
             ),
@@ -356,11 +362,13 @@ class _Teller:
             prediction=heard.predictions.get(first),
         )
 
-    def _creative(self, judged: Mapping[str, Any], row: int) -> str | None:
-        if judged["knob"][row] != Knob.WEIGHTS:
+    def _named(self, judged: Mapping[str, Any], row: int, vector: Knob) -> str | None:
+        """The creative of a row of weights, or the audience of one of modifiers."""
+        if judged["knob"][row] != vector:
             return None
-        index = int(judged["index"][row])
-        return self._creatives[index] if 0 <= index < len(self._creatives) else f"creative {index}"
+        index, known = int(judged["index"][row]), self._parts[vector]
+        inside = 0 <= index < len(known) and known[index]
+        return inside or f"{'creative' if vector is Knob.WEIGHTS else 'audience'} {index}"
 
     def _follow(self, heard: _Heard, rows: Rows, change: Change, event: Event) -> None:
         """Remember what the next record's results decide about a change."""
@@ -377,6 +385,17 @@ def _runs(judged: Mapping[str, NDArray[Any]], rows: Iterable[int]) -> Iterator[R
     note, campaign, knob = (judged[name] for name in ("note", "campaign", "knob"))
     for _, run in groupby(rows, key=lambda row: (note[row], campaign[row], knob[row])):
         yield list(run)
+
+
+def _moving(judged: Mapping[str, NDArray[Any]], rows: Rows) -> Rows:
+    """Of several audiences' modifiers those that were to move; where none was, all of them."""
+    return [row for row in rows if judged["reason"][row] != Reason.NO_OP] or rows
+
+
+def _why(judged: Mapping[str, NDArray[Any]], rows: Rows) -> Reason:
+    """The reason against a change: of several rows, the first that was not refused for another one's sake."""
+    reasons = [Reason(int(judged["reason"][row])) for row in rows]
+    return next((reason for reason in reasons if reason is not Reason.BESIDE_REFUSED), reasons[0])
 
 
 def _name(numbered: type[Knob | Source], value: int) -> str:

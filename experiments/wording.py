@@ -18,6 +18,7 @@ ANSWERS = {
     "limits_changed": "the limits changed meanwhile",
     "unknown_person": "this run knows no such person",
     "unknown_campaign": "there is no such campaign",
+    "needs_audiences": "an edit of modifiers names its audiences",
     "needs_role_approver": "this takes an approver",
     "needs_role_operator": "this takes an operator",
     "unknown_action": "no such action is in reach",

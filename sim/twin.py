@@ -16,7 +16,10 @@ _SEEDS = 2**63
 
 @dataclass(frozen=True)
 class Twin:
-    """An `engine.policy.Trial` over a world: each trial has a market of its own, and whole budgets."""
+    """An `engine.policy.Trial` over a world: each trial has a market of its own, and whole budgets.
+
+    To whom conversions are credited moves no spend, so that no other market has to be there.
+    """
 
     factory: WorldFactory
 
@@ -25,7 +28,8 @@ class Twin:
         campaigns = self.factory.campaigns
         members = np.flatnonzero(campaigns.market == campaigns.market[campaign])
         seed = (self.factory.seed ^ _OTHER_DICE) % _SEEDS
-        world = replace(self.factory, seed=seed, record_events=False, record_opportunities=False)(members)
+        alone = replace(self.factory, seed=seed, attribution=None, record_events=False, record_opportunities=False)
+        world = alone(members)
         counts = world.advance(from_tick, to_tick, controls.select(campaigns, members)).counts
         spent = counts.of_campaigns(campaigns.select(members).cell_start)[:, :, SPEND].sum(axis=0)
         return int(spent[np.searchsorted(members, campaign)])

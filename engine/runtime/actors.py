@@ -200,7 +200,7 @@ class RayRunner:
         return self._cast.handle(campaign)
 
     def _hire(self, plan: Plan, folder: Path) -> _RayCast:
-        parts = partition(plan.campaigns, self._shards)
+        parts = partition(plan.campaigns, self._shards, plan.joined)
         place = _Place(folder, self._pace.clock if self._pace else None, take_over=self._take_over)
         if self._campaigns_per_actor is None:
             return _RayCast(plan, place, parts)

@@ -281,7 +281,7 @@ class _LocalCast:
 
     def __init__(self, plan: Plan, shards: int, optimiser: OptimiserHost) -> None:
         self._optimiser = optimiser
-        self._shards = [ShardHost(plan, members) for members in partition(plan.campaigns, shards)]
+        self._shards = [ShardHost(plan, members) for members in partition(plan.campaigns, shards, plan.joined)]
 
     def restore(self, states: Sequence[bytes] | None) -> int:
         of_optimiser, *of_shards = [*states] if states else [None] * (1 + len(self._shards))

@@ -65,7 +65,7 @@ class Plan:
     limits:
         Those in force from the beginning; where there is a limits file, until it gives others.
     source:
-        Makes the event source of some campaigns (ascending positions, whole markets); called where they live.
+        Makes the event source of some campaigns (ascending positions, whole joined markets); called where they live.
     decision_every:
         Ticks between two decisions; the boundaries are known from this alone.
     commands:
@@ -78,6 +78,9 @@ class Plan:
         What the ledger's opening tells of the run: its configuration, seed and versions.
     trial:
         The twin in which changes outside mandates are tried; None where there is none.
+    joined:
+        int64[markets], equal where markets have to live in one process, as their campaigns are credited for the same
+        people's conversions; None: each for itself.
     rehearsal:
         Called with a `Moment` and a number at each place where a process can be lost, so that losing it there can be
         rehearsed; it decides nothing.
@@ -95,6 +98,7 @@ class Plan:
     limits_file: LimitsFile | None = None
     header: Mapping[str, Any] = field(default_factory=dict)
     trial: Trial | None = None
+    joined: Int64 | None = None
     rehearsal: Rehearsal = unrehearsed
 
     @property
@@ -113,13 +117,17 @@ class Plan:
         return [(start, min(start + self.decision_every, self.grid.ticks)) for start in starts]
 
 
-def partition(campaigns: CampaignSet, parts: int) -> list[Int64]:
-    """Members of at most `parts` shards: whole markets, each to the shard with the fewest campaigns so far."""
-    sizes = np.bincount(campaigns.market, minlength=len(campaigns.markets))
+def partition(campaigns: CampaignSet, parts: int, joined: Int64 | None = None) -> list[Int64]:
+    """Members of at most `parts` shards: whole markets, each to the shard with the fewest campaigns so far.
+
+    Markets of one number in `joined` (int64[markets], None: each has its own) count as one.
+    """
+    group = campaigns.market if joined is None else joined[campaigns.market]
+    sizes = np.bincount(group, minlength=len(campaigns.markets))
     load = np.zeros(min(parts, int((sizes > 0).sum())), dtype=np.int64)
     home = np.full(sizes.size, -1, dtype=np.int64)
-    for market in np.argsort(-sizes, kind="stable"):
-        if sizes[market]:
-            home[market] = int(load.argmin())
-            load[home[market]] += sizes[market]
-    return [np.flatnonzero(home[campaigns.market] == part) for part in range(load.size)]
+    for each in np.argsort(-sizes, kind="stable"):
+        if sizes[each]:
+            home[each] = int(load.argmin())
+            load[home[each]] += sizes[each]
+    return [np.flatnonzero(home[group] == part) for part in range(load.size)]

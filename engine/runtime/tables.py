@@ -61,7 +61,8 @@ ACTIONS = pa.schema(
         ("action", pa.int64()),  # null unless approved
         ("campaign", pa.string()),
         ("knob", pa.string()),
-        ("creative", pa.string()),
+        ("creative", pa.string()),  # whose weight it is; null otherwise
+        ("audience", pa.string()),  # whose modifier it is; null otherwise
         ("old", pa.int64()),
         ("wanted", pa.int64()),
         ("raw", pa.int64()),  # what was asked for where it was clipped to `wanted`; null where it was not
@@ -334,7 +335,10 @@ def _action_columns(
         "action": pa.array(action, mask=judged["outcome"] != Outcome.APPROVED),
         "campaign": _spelt(judged["campaign"], campaigns.ids),
         "knob": _spelt(judged["knob"], _names(Knob)),
-        "creative": _spelt(_creatives(judged, campaigns), campaigns.creatives),
+        "creative": _spelt(_part(judged, Knob.WEIGHTS, campaigns.layout.creative_start), campaigns.creatives),
+        "audience": _spelt(
+            _part(judged, Knob.MODIFIERS, campaigns.layout.audience_start), campaigns.audience_names, nobody=""
+        ),
         "old": judged["old"],
         "wanted": judged["wanted"],
         "raw": _sparse(rows, decoded.clipped["row"], decoded.clipped["raw"]),
@@ -360,18 +364,20 @@ def _segment(table: str, first_tick: int) -> str:
     return f"{table}/part-{first_tick:09d}.parquet"
 
 
-def _creatives(judged: Mapping[str, NDArray[Any]], campaigns: CampaignSet) -> Int64:
-    """The creative whose weight a row is about; −1 where it is about none."""
+def _part(judged: Mapping[str, NDArray[Any]], knob: Knob, start: Int64) -> Int64:
+    """The place among all of the creative or audience that a row of a vector is about; −1 where it is about none."""
     campaign, index = judged["campaign"].astype(np.int64), judged["index"].astype(np.int64)
-    of_vector = (judged["knob"] == Knob.WEIGHTS) & (campaign >= 0) & (campaign < len(campaigns)) & (index >= 0)
+    of_vector = (judged["knob"] == knob) & (campaign >= 0) & (campaign < len(start) - 1) & (index >= 0)
     first = np.where(of_vector, campaign, 0)
-    creative = campaigns.creative_start[first] + index
-    return np.where(of_vector & (creative < campaigns.creative_start[first + 1]), creative, -1)
+    part = start[first] + index
+    return np.where(of_vector & (part < start[first + 1]), part, -1)
 
 
-def _spelt(places: NDArray[Any], known: Sequence[str]) -> pa.Array:
-    """Positions as the words they stand for, null where there is no such word."""
+def _spelt(places: NDArray[Any], known: Sequence[str], nobody: str | None = None) -> pa.Array:
+    """Positions as the words they stand for, null where there is no such word, or the one that stands for nobody."""
     absent = (places < 0) | (places >= len(known))
+    if nobody in known:
+        absent |= np.isin(places, np.flatnonzero([word == nobody for word in known]))
     place = pa.array(np.where(absent, 0, places).astype(np.int32), mask=absent)
     return pa.DictionaryArray.from_arrays(place, pa.array(known, type=pa.string())).dictionary_decode()
 

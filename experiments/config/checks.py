@@ -8,31 +8,36 @@ from itertools import product
 
 from engine.units import PPM, moment
 from experiments.config.conversions import conversion_problems
+from experiments.config.market_checks import market_problems
 from experiments.config.models import (
     AuctionLog,
     ReplayConfig,
     RunConfig,
     SimulationConfig,
+    audiences_of,
     limits_of,
     local_us,
     members,
     opening_tick,
 )
-from experiments.config.problems import Path, Problem
+from experiments.config.problems import Path, Problem, unknown
 from experiments.config.steering import (
     CommandSpec,
     ConstantBids,
     DailyBudgets,
+    Edit,
     PolicySpec,
     Proposal,
     UsersPolicy,
 )
+from experiments.config.trouble_checks import trouble_problems
 from experiments.config.troubles import Trouble
-from experiments.config.values import DAY_MINUTES, nearest, time_text
+from experiments.config.values import DAY_MINUTES, nearest, percent_text, ppm, time_text
 from experiments.config.world import (
     Dated,
     HardLimits,
     LimitOverrides,
+    Market,
     MarketTraffic,
     Regimes,
     SimulatedCampaign,
@@ -72,20 +77,26 @@ def _start(config: RunConfig) -> Iterator[Problem]:
 
 def bounds(config: RunConfig, stated_for_all: HardLimits | LimitOverrides) -> Iterator[Problem]:
     """Minima above maxima, each named where the file states it."""
-    places: list[tuple[Path, object, object]] = [(("limits",), stated_for_all, config.limits)]
+    places: list[tuple[Path, HardLimits | LimitOverrides, HardLimits]] = [(("limits",), stated_for_all, config.limits)]
     for name, campaign in config.campaigns.items():
         places.append((("campaigns", name, "limits"), campaign.limits, limits_of(config, name)))
     for path, stated, limits in places:
-        for knob in ("bid", "budget"):
-            low, high = (getattr(limits, f"{side}_{knob}_micros") for side in ("min", "max"))
-            side = "min" if getattr(stated, f"min_{knob}_micros") is not None else "max"
-            if low > high and getattr(stated, f"{side}_{knob}_micros") is not None:
-                rule = (
-                    f"<= max_{knob}_micros (={high}): lower it"
-                    if side == "min"
-                    else f">= min_{knob}_micros (={low}): raise it"
-                )
-                yield Problem((*path, f"{side}_{knob}_micros"), f"must be {rule}", low if side == "min" else high)
+        for knob in ("bid_micros", "budget_micros", "modifier"):
+            low, high = (getattr(limits, f"{side}_{knob}") for side in ("min", "max"))
+            said = [side for side in ("min", "max") if _says(stated, f"{side}_{knob}")]
+            if low <= high or not said:
+                continue
+            side, spelt = said[0], percent_text if knob == "modifier" else int
+            rule = {
+                "min": f"<= max_{knob} (={spelt(high)}): lower it",
+                "max": f">= min_{knob} (={spelt(low)}): raise it",
+            }
+            yield Problem((*path, f"{side}_{knob}"), f"must be {rule[side]}", spelt(low if side == "min" else high))
+
+
+def _says(stated: HardLimits | LimitOverrides, name: str) -> bool:
+    """Whether a file says so itself, rather than what holds where it says nothing."""
+    return name in stated.model_fields_set and getattr(stated, name) is not None
 
 
 def _campaign(config: RunConfig, name: str) -> Iterator[Problem]:
@@ -106,6 +117,47 @@ def _campaign(config: RunConfig, name: str) -> Iterator[Problem]:
         yield Problem((*path, "bid_micros"), rule, campaign.bid_micros)
     if isinstance(campaign, SimulatedCampaign) and campaign.weights is not None:
         yield from _shares((*path, "weights"), campaign.weights, tuple(campaign.creatives))
+    if isinstance(campaign, SimulatedCampaign) and campaign.audiences:
+        yield from _modifiers(config, (*path, "audiences"), name, campaign)
+
+
+def _modifiers(config: RunConfig, path: Path, name: str, campaign: SimulatedCampaign) -> Iterator[Problem]:
+    """The modifiers that a campaign begins with: of audiences of its market, within the bounds, and not all 0."""
+    stray = list(_audiences(config, path, name, campaign.audiences))
+    if stray:
+        yield from stray
+        return
+    limits, known = limits_of(config, name), audiences_of(config, name)
+    if not any(campaign.audiences.get(audience, 1) for audience in known):
+        yield Problem(path, "must leave an audience to bid for: raise one above 0%")
+    for audience, multiple in campaign.audiences.items():
+        if multiple and not limits.min_modifier <= multiple <= limits.max_modifier:
+            low, high = percent_text(limits.min_modifier), percent_text(limits.max_modifier)
+            rule = f"must be 0% or from min_modifier (={low}) to max_modifier (={high}): change it or the limit"
+            yield Problem((*path, audience), rule, percent_text(multiple))
+        elif campaign.bid_micros * ppm(multiple) > limits.max_bid_micros * PPM:
+            rule = f"times bid_micros (={campaign.bid_micros}) must be <= max_bid_micros (={limits.max_bid_micros})"
+            yield Problem((*path, audience), f"{rule}: lower one of the two", percent_text(multiple))
+
+
+def _audiences(config: RunConfig, path: Path, name: str, multiples: Mapping[str, float]) -> Iterator[Problem]:
+    """Audiences that a campaign's market does not tell apart."""
+    campaign = config.campaigns.get(name)
+    if campaign is not None and not isinstance(campaign, SimulatedCampaign):
+        yield Problem(path, "must be left out: a replayed campaign has no audiences")
+    elif campaign is not None and campaign.market in _markets(config):
+        known = audiences_of(config, name)
+        if not known:
+            yield Problem(path, f"must be left out: the market {campaign.market} tells no audiences apart")
+            return
+        for audience in multiples:
+            if audience not in known:
+                rule = f"is not an audience of the market {campaign.market}: {nearest(audience, list(known))}"
+                yield Problem((*path, audience), rule)
+
+
+def _markets(config: RunConfig) -> Mapping[str, Market]:
+    return config.markets if isinstance(config, SimulationConfig) else {}
 
 
 def _account_budget(config: RunConfig) -> Iterator[Problem]:
@@ -140,8 +192,7 @@ def mandates(config: RunConfig) -> Iterator[Problem]:
 
 
 def _known_campaign(config: RunConfig, path: Path, name: str) -> Iterator[Problem]:
-    if name not in config.campaigns:
-        yield Problem(path, f"is not a campaign of this file: {nearest(name, list(config.campaigns))}", name)
+    yield from unknown(path, name, "campaign", config.campaigns)
 
 
 def _fallbacks(config: RunConfig) -> Iterator[Problem]:
@@ -214,12 +265,18 @@ def _script(config: RunConfig) -> Iterator[Problem]:
 
 def _proposal(config: RunConfig, path: Path, proposal: Proposal) -> Iterator[Problem]:
     stated = sum(value is not None for value in (proposal.change, proposal.value_micros))
-    if proposal.creatives is not None:
-        if proposal.knob is not None or stated:
-            yield Problem(path, "must hold creatives or a knob, not both: split it into two")
-        yield from _creatives(config, (*path, "creatives"), proposal.campaign, proposal.creatives)
+    vectors = {name: getattr(proposal, name) for name in ("creatives", "audiences")}
+    held = [name for name, values in vectors.items() if values is not None]
+    if held:
+        beside = held[1:] or (["a knob"] if proposal.knob is not None or stated else [])
+        if beside:
+            yield Problem(path, f"must hold {held[0]} or {beside[0]}, not both: split it into two")
+        if proposal.creatives is not None:
+            yield from _creatives(config, (*path, "creatives"), proposal.campaign, proposal.creatives)
+        if proposal.audiences is not None:
+            yield from _audiences(config, (*path, "audiences"), proposal.campaign, proposal.audiences)
     elif proposal.knob is None:
-        yield Problem(path, "must say what to change: add a knob (bid or budget) or creatives")
+        yield Problem(path, "must say what to change: add a knob (bid or budget), creatives or audiences")
     elif stated != 1:
         yield Problem(path, "must hold exactly one of change and value_micros: keep one")
 
@@ -238,15 +295,31 @@ def _command(config: RunConfig, path: Path, command: CommandSpec) -> Iterator[Pr
     yield from _known_campaign(config, (*order, "campaign"), campaign)
     if command.approve is not None and config.approver == "none":
         yield Problem(order, "needs an approver: write 'approver: scripted' or remove the approval")
-    if knob == "weights" and isinstance(config, ReplayConfig):
-        yield Problem((*order, "knob"), "must be bid, budget or paused: a replayed campaign has no creatives", knob)
+    spec = config.campaigns.get(campaign)
+    if knob in _PARTS and isinstance(config, ReplayConfig):
+        rule = f"must be bid, budget or paused: a replayed campaign has no {_PARTS[knob]}"
+        yield Problem((*order, "knob"), rule, knob)
+    elif knob == "modifiers" and isinstance(spec, SimulatedCampaign) and not audiences_of(config, campaign):
+        rule = f"must be another one: the market {spec.market} tells no audiences apart"
+        yield Problem((*order, "knob"), rule, knob)
     elif command.edit is not None:
-        edit = command.edit
-        if (knob == "weights") != (edit.value_micros is None) or (knob == "weights") != (edit.creatives is not None):
-            wanted = "creatives, not value_micros" if knob == "weights" else "value_micros, not creatives"
-            yield Problem(order, f"of {knob} must hold {wanted}: add what is missing, remove the other")
-        elif edit.creatives is not None:
-            yield from _creatives(config, (*order, "creatives"), campaign, edit.creatives)
+        yield from _edit(config, order, command.edit)
+
+
+_PARTS = {"weights": "creatives", "modifiers": "audiences"}
+"""Knobs that have several values, and what each of these is of."""
+
+
+def _edit(config: RunConfig, order: Path, edit: Edit) -> Iterator[Problem]:
+    wanted = _PARTS.get(edit.knob, "value_micros")
+    held = [name for name in ("value_micros", *_PARTS.values()) if getattr(edit, name) is not None]
+    if held != [wanted]:
+        other = next((name for name in held if name != wanted), "value_micros" if edit.knob in _PARTS else "creatives")
+        yield Problem(order, f"of {edit.knob} must hold {wanted}, not {other}: add what is missing, remove the other")
+    elif edit.creatives is not None:
+        yield from _creatives(config, (*order, "creatives"), edit.campaign, edit.creatives)
+    elif edit.audiences is not None:
+        yield from _audiences(config, (*order, "audiences"), edit.campaign, edit.audiences)
 
 
 def _creatives(config: RunConfig, path: Path, name: str, shares: Mapping[str, float]) -> Iterator[Problem]:
@@ -326,8 +399,9 @@ def _score(config: RunConfig) -> Iterator[Problem]:
 
 
 def _simulation(config: SimulationConfig) -> Iterator[Problem]:
+    yield from _segments(config)
     for name, campaign in config.campaigns.items():
-        yield from _known_market(config, ("campaigns", name, "market"), campaign.market)
+        yield from unknown(("campaigns", name, "market"), campaign.market, "market", config.markets)
         run_hours = config.grid.ticks * config.time.tick_minutes / 60
         yield from conversion_problems(("campaigns", name, "conversions"), campaign.conversions, run_hours)
     for name, market in config.markets.items():
@@ -336,8 +410,9 @@ def _simulation(config: SimulationConfig) -> Iterator[Problem]:
         for position, shock in enumerate(market.shocks):
             yield from _dated(config, ("markets", name, "shocks", position), shock)
     for position, trouble in enumerate(config.troubles):
-        yield from _dated(config, ("troubles", position), trouble)
-        yield from _trouble(config, ("troubles", position), trouble)
+        yield from _trouble_time(config, ("troubles", position), trouble)
+    yield from trouble_problems(config)
+    yield from market_problems(config)
 
 
 def _traffic(path: Path, traffic: MarketTraffic) -> Iterator[Problem]:
@@ -373,20 +448,41 @@ def _dated(config: SimulationConfig, path: Path, dated: Dated) -> Iterator[Probl
         yield Problem((*path, "hours"), rule, dated.hours)
 
 
-def _trouble(config: SimulationConfig, path: Path, trouble: Trouble) -> Iterator[Problem]:
-    if len(trouble.kinds) != 1:
-        *others, last = trouble.known()
-        given, remedy = (", ".join(trouble.kinds), "keep") if trouble.kinds else ("none", "add")
-        yield Problem(path, f"must hold exactly one of {', '.join(others)} and {last}, not {given}: {remedy} one")
-        return
-    for name, kind in trouble.kinds.items():
-        for place, market in enumerate(() if kind.markets == "all" else kind.markets):
-            yield from _known_market(config, (*path, name, "markets", place), market)
+def _trouble_time(config: SimulationConfig, path: Path, trouble: Trouble) -> Iterator[Problem]:
+    """A budget cut falls on a decision, and stays; everything else lasts for a while."""
+    if trouble.budget_cut is None and trouble.hours is None:
+        yield Problem((*path, "hours"), "is missing: add it")
+    elif trouble.budget_cut is None:
+        yield from _dated(config, path, trouble.dated)
+    else:
+        if trouble.hours is not None:
+            rule = "must be left out of a budget cut, which stays until somebody edits the budget again: remove it"
+            yield Problem((*path, "hours"), rule, trouble.hours)
+        yield from _decision_time(config, path, trouble.day, trouble.time)
 
 
-def _known_market(config: SimulationConfig, path: Path, name: str) -> Iterator[Problem]:
-    if name not in config.markets:
-        yield Problem(path, f"is not a market of this file: {nearest(name, list(config.markets))}", name)
+def _segments(config: SimulationConfig) -> Iterator[Problem]:
+    """Audiences that markets tell apart: at least two, all of them declared, each with a share, of 100 % together."""
+    for name, market in config.markets.items():
+        path: Path = ("markets", name, "audiences")
+        strays = [audience for audience in market.audiences if audience not in config.audiences]
+        for audience in strays:
+            rule = f"is not an audience of this file: {nearest(audience, list(config.audiences))}"
+            yield Problem((*path, audience), rule)
+        for audience, segment in market.audiences.items():
+            if not ppm(segment.share):
+                rule = "is a segment without traffic: give it a share or remove it"
+                yield Problem((*path, audience, "share"), rule, segment.share)
+        total = shares_sum({audience: segment.share for audience, segment in market.audiences.items()})
+        if len(market.audiences) == 1:
+            yield Problem(path, "must be two or more, or none: add one or remove it")
+        elif market.audiences and total != PPM:
+            rule = f"must have shares that sum to 100%, not to {total / 10_000:.10g}%: change one of them"
+            yield Problem(path, rule)
+    met = {audience for market in config.markets.values() for audience in market.audiences}
+    for audience in config.audiences:
+        if audience not in met:
+            yield Problem(("audiences", audience), "is in no market: name it in one or remove it")
 
 
 def _log(config: ReplayConfig) -> Iterator[Problem]:

@@ -20,9 +20,12 @@ from experiments.config.troubles import Trouble
 from experiments.config.values import Id, PositiveMicros, Ratio, Zone
 from experiments.config.world import (
     Account,
-    Auction,
+    Attribution,
+    Audience,
     ChargingBasis,
+    Dated,
     HardLimits,
+    LoggedAuction,
     Market,
     Model,
     ReplayedCampaign,
@@ -100,8 +103,10 @@ class SimulationConfig(_Common):
 
     source: Literal["simulation"]
     time: SimulationTime
+    audiences: Annotated[dict[Id, Audience], Field(default_factory=dict)]
     markets: Annotated[dict[Id, Market], Field(min_length=1)]
     campaigns: Annotated[dict[Id, SimulatedCampaign], Field(min_length=1)]
+    attribution: Attribution | None = None
     troubles: tuple[Trouble, ...] = ()
 
     @cached_property
@@ -119,7 +124,7 @@ class ReplayConfig(_Common):
     source: Literal["replay"]
     time: ReplayTime
     log: Annotated[AuctionLog | BinLog, Field(discriminator="format")]
-    auction: Auction
+    auction: LoggedAuction
     charging: ChargingBasis = "per_impression"
     campaigns: Annotated[dict[Id, ReplayedCampaign], Field(min_length=1)]
 
@@ -134,6 +139,14 @@ RunConfig: TypeAlias = SimulationConfig | ReplayConfig
 def limits_of(config: RunConfig, campaign: str) -> HardLimits:
     """The bounds of a campaign: the account's, with its own in their place."""
     return config.campaigns[campaign].limits.over(config.limits)
+
+
+def audiences_of(config: RunConfig, campaign: str) -> tuple[str, ...]:
+    """The audiences that a campaign's market tells apart; none where it does not, or is not in the file."""
+    if not isinstance(config, SimulationConfig) or campaign not in config.campaigns:
+        return ()
+    market = config.markets.get(config.campaigns[campaign].market)
+    return () if market is None else tuple(market.audiences)
 
 
 def members(config: RunConfig, chosen: Literal["all"] | tuple[str, ...]) -> tuple[str, ...]:
@@ -152,6 +165,12 @@ def opening_tick(config: RunConfig, day: int, at: time) -> int:
     moment = datetime.combine(start.date() + timedelta(days=day - 1), at)
     passed = local_us(moment, config.account.zone) - local_us(start, config.account.zone)
     return passed // (config.time.tick_minutes * 60_000_000)
+
+
+def ticks_of(config: SimulationConfig, dated: Dated) -> tuple[int, int]:
+    """The first tick of a time in the run, and the first after it."""
+    first = opening_tick(config, dated.day, dated.time)
+    return first, first + round(dated.hours * 60 / config.time.tick_minutes)
 
 
 def local_us(moment: datetime, zone: str) -> int:

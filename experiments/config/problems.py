@@ -34,6 +34,13 @@ class Problem(NamedTuple):
         return f"{name}: {dotted(self.path)}{shown} {self.rule}"
 
 
+def unknown(path: Path, name: str, what: str, known: Iterable[str]) -> Iterator[Problem]:
+    """The problem of a name that nothing in the file bears, or none."""
+    names = list(known)
+    if name not in names:
+        yield Problem(path, f"is not a {what} of this file: {nearest(name, names)}", name)
+
+
 def refusal(name: str, document: Any, problems: Iterable[Problem]) -> BadInput:
     """The error for the first of the problems in the document's order; it counts the others."""
     ordered = sorted(problems, key=lambda problem: _position(document, problem.path))
@@ -136,6 +143,7 @@ _RULES: dict[str, Callable[[dict[str, Any], Any], str]] = {
     "greater_than_equal": lambda details, _: f"must be >= {details['ge']}: raise it",
     "less_than": lambda details, _: f"must be < {details['lt']}: lower it",
     "less_than_equal": lambda details, _: f"must be <= {details['le']}: lower it",
+    "too_long": lambda details, _: f"must hold at most {details['max_length']}: remove some",
     "too_short": lambda details, _: f"must hold at least {details['min_length']}: add one",
     "string_too_short": lambda *_: "must not be empty: write a name",
     "string_too_long": lambda details, _: f"must have at most {details['max_length']} characters: shorten it",

@@ -15,7 +15,9 @@ from experiments.config.values import (
     Day,
     DottedClass,
     Micros,
+    Multiple,
     Options,
+    Person,
     PositiveMicros,
     Ratio,
     Text,
@@ -24,7 +26,7 @@ from experiments.config.values import (
 )
 from experiments.config.world import Model, Traffic
 
-KnobName: TypeAlias = Literal["bid", "budget", "weights", "paused"]
+KnobName: TypeAlias = Literal["bid", "budget", "weights", "modifiers", "paused"]
 
 
 class Gains(Model):
@@ -144,8 +146,8 @@ PolicySpec: TypeAlias = Annotated[
 class Mandate(Model):
     """A standing permission: these knobs may move by themselves, within a band around the last value a person set.
 
-    `exposure_cap` is the most by which bid and budget together may raise a campaign's exposure in one round; None
-    leaves it to the step law of each.
+    `exposure_cap` is the most by which bid, budget and modifiers together may raise a campaign's exposure in one round;
+    None leaves it to the step law of each.
     """
 
     campaigns: Chosen
@@ -164,7 +166,10 @@ class Window(Model):
 
 
 class Proposal(Model):
-    """A change the scripted proposer wants: a scalar by `change` or to `value_micros`, or the shares of `creatives`."""
+    """A change the scripted proposer wants.
+
+    A scalar by `change` or to `value_micros`, the shares of `creatives`, or the modifiers of some `audiences`.
+    """
 
     day: Day
     time: TimeOfDay
@@ -175,6 +180,7 @@ class Proposal(Model):
     change: Change | None = None
     value_micros: Micros | None = None
     creatives: dict[str, Ratio] | None = None
+    audiences: Annotated[dict[str, Multiple], Field(min_length=1)] | None = None
 
 
 class Target(Model):
@@ -185,12 +191,16 @@ class Target(Model):
 
 
 class Edit(Model):
-    """A person's own value for a knob: `value_micros` of a scalar, shares of `creatives` for weights."""
+    """A person's own value for a knob.
+
+    `value_micros` of a scalar, shares of `creatives` for weights, for modifiers those of some `audiences`.
+    """
 
     campaign: str
-    knob: Literal["bid", "budget", "weights"]
+    knob: Literal["bid", "budget", "weights", "modifiers"]
     value_micros: Micros | None = None
     creatives: dict[str, Ratio] | None = None
+    audiences: Annotated[dict[str, Multiple], Field(min_length=1)] | None = None
 
 
 class Switch(Model):
@@ -204,7 +214,7 @@ class CommandSpec(Model):
 
     day: Day
     time: TimeOfDay
-    by: Annotated[str, Field(min_length=1, max_length=64)]
+    by: Person
     approve: Target | None = None
     deny: Target | None = None
     rollback: Target | None = None

@@ -18,6 +18,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from engine.units import MAX_MICROS, PPM, WEEK_HOURS
+from sim.people import LEAST_ACTIVITY, MAX_PEOPLE
 
 _PERCENT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
 _CHANGE = re.compile(r"([+-][0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
@@ -29,6 +30,7 @@ _FIRST_YEAR, _LAST_YEAR = 1970, 2200
 _WIDEST_BAND = 1000
 _FINEST_BAND = 10**6
 _LONGEST_PATH, _LONGEST_REGION = 4_096, 64
+_LARGEST_WHOLE_MULTIPLE, _LARGEST_MULTIPLE = 10, 1_000
 _ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ID_RULE: Final = "must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit: rename it"
 
@@ -48,7 +50,7 @@ def nearest(word: object, known: list[str]) -> str:
 
 
 def ppm(share: float) -> int:
-    """A share of 1 as whole ppm."""
+    """A share or a multiple of 1 as whole ppm."""
     return round(share * PPM)
 
 
@@ -61,6 +63,18 @@ def _ratio(value: Any) -> float:
         raise refuse(f"must be a ratio from 0 to 1: write {float(number):g}% or {float(number) / 100:g}")
     if not 0 <= number <= 1:
         raise refuse("must be a ratio from 0 to 1: write 25% or 0.25")
+    return float(number)
+
+
+def _multiple(value: Any) -> float:
+    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    number: Any = Fraction(match[1]) / 100 if match else value
+    if isinstance(number, bool) or not isinstance(number, int | float | Fraction):
+        raise refuse("must be a multiple: write 120% or 1.2")
+    if isinstance(number, int) and _LARGEST_WHOLE_MULTIPLE < number <= 100 * _LARGEST_MULTIPLE:
+        raise refuse(f"must be a multiple of 1: write {number}% or {number / 100:g}")
+    if not 0 <= number <= _LARGEST_MULTIPLE:
+        raise refuse(f"must be a multiple from 0% to {100 * _LARGEST_MULTIPLE}%: write 120% or 1.2")
     return float(number)
 
 
@@ -208,6 +222,13 @@ _RATIO_SCHEMA = {
     "anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": "^[0-9.]+ ?%$"}],
     "description": "0.25 or 25%",
 }
+_MULTIPLE_SCHEMA = {
+    "anyOf": [
+        {"type": "number", "minimum": 0, "maximum": _LARGEST_MULTIPLE},
+        {"type": "string", "pattern": "^[0-9.]+ ?%$"},
+    ],
+    "description": "1.2 or 120%",
+}
 _BAND_SCHEMA = {
     "type": "array",
     "items": {"type": ["number", "string"]},
@@ -242,6 +263,11 @@ def _change_text(change: Fraction) -> str:
     return f"{float(change * 100):+.9f}".rstrip("0").rstrip(".") + "%"
 
 
+def percent_text(multiple: float) -> str:
+    """A multiple of 1 as a file spells it."""
+    return f"{multiple * 100:.6f}".rstrip("0").rstrip(".") + "%"
+
+
 def time_text(value: time) -> str:
     """A time of day as a file spells it."""
     return value.strftime("%H:%M")
@@ -249,12 +275,22 @@ def time_text(value: time) -> str:
 
 Id: TypeAlias = Annotated[str, Field(pattern=_ID)]
 Text: TypeAlias = Annotated[str, Field(max_length=400)]
+Person: TypeAlias = Annotated[str, Field(min_length=1, max_length=64)]
 Micros: TypeAlias = Annotated[int, Field(ge=0, le=MAX_MICROS)]
 PositiveMicros: TypeAlias = Annotated[int, Field(ge=1, le=MAX_MICROS)]
 Sigma: TypeAlias = Annotated[float, Field(ge=0, le=5)]
 Hours: TypeAlias = Annotated[float, Field(gt=0, le=8_784)]
 Day: TypeAlias = Annotated[int, Field(ge=1, le=100_000)]
+Span: TypeAlias = Annotated[float, Field(gt=0, le=87_840)]
+People: TypeAlias = Annotated[int, Field(ge=1, le=MAX_PEOPLE)]
+Activity: TypeAlias = Annotated[float, Field(ge=LEAST_ACTIVITY, le=1_000_000)]
 Ratio: TypeAlias = Annotated[float, PlainValidator(_ratio), WithJsonSchema(_RATIO_SCHEMA)]
+Multiple: TypeAlias = Annotated[
+    float,
+    PlainValidator(_multiple),
+    PlainSerializer(percent_text, return_type=str, when_used="json"),
+    WithJsonSchema(_MULTIPLE_SCHEMA),
+]
 Band: TypeAlias = Annotated[
     tuple[Fraction, Fraction],
     PlainValidator(band),

@@ -8,16 +8,22 @@ from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.limits import LEAST_MODIFIER, MOST_MODIFIER
+from engine.units import PPM
 from experiments.config.values import (
+    Activity,
     BudgetOrLog,
     Day,
     Hours,
     Id,
     Micros,
+    Multiple,
+    People,
     PositiveMicros,
     Ratio,
     Region,
     Sigma,
+    Span,
     Start,
     TickMinutes,
     TimeOfDay,
@@ -25,11 +31,14 @@ from experiments.config.values import (
     Zone,
     ppm,
 )
+from sim.auction import MOST_COMPETITORS
 
-Auction: TypeAlias = Literal["second_price", "first_price"]
+Auction: TypeAlias = Literal["second_price", "first_price", "gsp"]
+LoggedAuction: TypeAlias = Literal["second_price", "first_price"]
 ChargingBasis: TypeAlias = Literal["per_impression", "per_click"]
 BudgetPeriod: TypeAlias = Literal["day", "flight"]
 Bounds = TypeVar("Bounds", "HardLimits", "LimitOverrides")
+Factor: TypeAlias = Annotated[float, Field(gt=0, le=1_000)]
 
 
 class Model(BaseModel):
@@ -121,28 +130,49 @@ class Regimes(Model):
     sigma: Sigma
 
 
-class Price(Model):
-    """Log-normal price of the competition: median `level_micros`, `sigma` of its logarithm; the rest moves the median.
+class Answers(Model):
+    """The competition answers the account: for a share of 1 its level's logarithm rises by `strength`.
 
+    What it feels is a mean of the shares so far, of which `persistence` is what was felt a tick before.
+    """
+
+    strength: Annotated[float, Field(ge=-5, le=5)]
+    persistence: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Price(Model):
+    """Log-normal price of a competitor: median `level_micros`, `sigma` of its logarithm; the rest moves the median.
+
+    competitors:
+        How many alike and independent ones bid in every auction.
     drift, regimes:
         How it wanders by itself; None: it does not.
     follows_demand:
         Its elasticity with respect to the traffic curve: 0.3 makes it 3 % higher where traffic is 10 % higher.
+    answers:
+        How it answers what the account wins; None: it does not.
     """
 
     level_micros: PositiveMicros
     sigma: Sigma
+    competitors: Annotated[int, Field(ge=0, le=MOST_COMPETITORS)] = 1
     drift: Drift | None = None
     regimes: Regimes | None = None
     follows_demand: Annotated[float, Field(ge=-5, le=5)] = 0.0
+    answers: Answers | None = None
 
 
-class Dated(Model):
-    """A time in the run, `hours` long."""
+class When(Model):
+    """A moment in the run."""
 
     day: Day
     time: TimeOfDay = time()
-    hours: Annotated[float, Field(gt=0, le=87_840)]
+
+
+class Dated(When):
+    """A time in the run, `hours` long."""
+
+    hours: Span
 
 
 class Shock(Dated):
@@ -151,8 +181,43 @@ class Shock(Dated):
     factor: Annotated[float, Field(gt=0, le=1_000)]
 
 
+class Audience(Model):
+    """A group of people that markets may tell apart.
+
+    people:
+        How many they are, the same ones in every market; None: nobody counts them.
+    activity:
+        Shape of the gamma distribution of their activity, the smaller the more unequal; None: all are alike.
+    """
+
+    people: People | None = None
+    activity: Activity | None = None
+
+
+class Segment(Model):
+    """An audience as a market meets it.
+
+    `share` is its part of the market's opportunities. The factors multiply what every campaign there has on the whole:
+    click rate, conversion rate, the value of a conversion, and the competition's price.
+    """
+
+    share: Ratio
+    ctr: Factor = 1.0
+    cvr: Factor = 1.0
+    value: Factor = 1.0
+    price: Factor = 1.0
+
+
 class Market(Model):
-    """Where campaigns meet opportunities: how it sells, how many there are, at what price."""
+    """Where campaigns meet opportunities: how it sells, how many there are, at what price, and to which audiences.
+
+    slots:
+        How likely each of the slots that an auction sells is seen, the top one first.
+    audiences:
+        Those it tells apart; without them none.
+    people, activity:
+        Of a market that tells no audiences apart, as an `Audience` has them.
+    """
 
     auction: Auction
     charging: ChargingBasis
@@ -160,13 +225,28 @@ class Market(Model):
     traffic: MarketTraffic
     price: Price
     reserve_micros: Micros = 0
+    slots: Annotated[tuple[Ratio, ...], Field(min_length=1, max_length=20)] = (1.0,)
+    people: People | None = None
+    activity: Activity | None = None
     shocks: tuple[Shock, ...] = ()
+    audiences: Annotated[dict[Id, Segment], Field(default_factory=dict)]
+
+
+class Wear(Model):
+    """People get tired of a creative: at frequency f its CTR is (f + 1)^−`exponent` of what it was.
+
+    After `rest_days` without an impression half of that is forgotten; without them nothing ever is.
+    """
+
+    exponent: Annotated[float, Field(ge=0, le=5)]
+    rest_days: Annotated[float, Field(ge=0.001, le=3_660)] | None = None
 
 
 class Creative(Model):
-    """An advertisement, and the share of its impressions that are clicked."""
+    """An advertisement, the share of its impressions that are clicked while it is new, and how it wears out."""
 
     ctr: Ratio
+    wear: Wear | None = None
 
 
 class Exponential(Model):
@@ -229,13 +309,26 @@ class Conversions(Model):
     refunds: Refunds | None = None
 
 
+class Attribution(Model):
+    """How the account credits conversions to the clicks of the same person, over all markets.
+
+    Clicks count for `window_hours`, as far as their ids are not among the `lost_ids`.
+    """
+
+    model: Literal["last_click", "linear", "position_based"]
+    window_hours: Annotated[float, Field(gt=0, le=8_784)] = 720
+    lost_ids: Ratio = 0.0
+
+
 class HardLimits(Model):
-    """Bounds of every bid and budget that nobody passes."""
+    """Bounds of every bid, budget and modifier that nobody passes; a person's modifier of 0 is none of these."""
 
     min_bid_micros: PositiveMicros
     max_bid_micros: PositiveMicros
     min_budget_micros: PositiveMicros
     max_budget_micros: PositiveMicros
+    min_modifier: Multiple = LEAST_MODIFIER / PPM
+    max_modifier: Multiple = MOST_MODIFIER / PPM
 
 
 class LimitOverrides(Model):
@@ -245,6 +338,8 @@ class LimitOverrides(Model):
     max_bid_micros: PositiveMicros | None = None
     min_budget_micros: PositiveMicros | None = None
     max_budget_micros: PositiveMicros | None = None
+    min_modifier: Multiple | None = None
+    max_modifier: Multiple | None = None
 
     def over(self, limits: Bounds) -> Bounds:
         """Other limits with these in their place."""
@@ -252,7 +347,13 @@ class LimitOverrides(Model):
 
 
 class SimulatedCampaign(Model):
-    """A campaign in a simulated market; `channel` is the market's name unless it says otherwise."""
+    """A campaign in a simulated market; `channel` is the market's name unless it says otherwise.
+
+    `audiences` are the modifiers that its bid begins with, by audience: 100 % where it names none, 0 % for one that is
+    no target.
+    `value_price_correlation` is that of what an opportunity is worth and of the best competitor's price, both as
+    normals.
+    """
 
     market: Id
     channel: Id = Field(default_factory=lambda data: str(data.get("market", "")))
@@ -261,8 +362,10 @@ class SimulatedCampaign(Model):
     budget_period: BudgetPeriod = "day"
     reach: Ratio = 1.0
     value_sigma: Sigma = 0.5
+    value_price_correlation: Annotated[float, Field(ge=-0.999, le=0.999)] = 0.0
     creatives: Annotated[dict[Id, Creative], Field(min_length=1)]
     weights: dict[str, Ratio] | None = None
+    audiences: Annotated[dict[str, Multiple], Field(default_factory=dict)]
     conversions: Conversions
     limits: LimitOverrides = LimitOverrides()
 
@@ -285,6 +388,11 @@ class ReplayedCampaign(Model):
 def shares_ppm(shares: Mapping[str, float], creatives: tuple[str, ...]) -> dict[str, int]:
     """Shares of creatives in whole ppm, in the order given."""
     return {creative: ppm(shares[creative]) for creative in creatives}
+
+
+def modifiers_ppm(multiples: Mapping[str, float], audiences: tuple[str, ...]) -> dict[str, int]:
+    """Modifiers of audiences in whole ppm, in the order given; 1,000,000 for those that are not named."""
+    return {audience: ppm(multiples.get(audience, 1.0)) for audience in audiences}
 
 
 def shares_sum(shares: Mapping[str, float]) -> int:

@@ -15,6 +15,7 @@ import pandas as pd
 from engine.actions import Knob
 from engine.alerts import Alert
 from engine.campaigns import ACCOUNT
+from engine.judgement import Reason
 from engine.ledger import RecordKind, decode_round
 from engine.runtime.store import LEDGER, read_ledger
 from engine.units import Int64
@@ -22,12 +23,12 @@ from experiments.report.text import Words, visible
 from experiments.wording import SENTENCES, explained, of_alert, of_watch
 
 Part: TypeAlias = tuple[str | None, int, int, int | None]
-"""Creative (None for a scalar), value in force, value wanted, value offered instead."""
+"""Creative or audience (None for a scalar), value in force, value wanted, value offered instead."""
 
 
 @dataclass
 class Decision:
-    """One judged change: a scalar, or a vector of weights with a part per creative.
+    """One judged change: a scalar, or a vector with a part per creative or audience.
 
     `minutes` is when it acts, or would have, counted from the run's first local midnight; `action` is the id that its
     watch names it by, if it was approved, and `verdict` what that watch said at last.
@@ -56,7 +57,7 @@ class Decision:
         """The decision as a list for the page's script: names as places among the words."""
         names = (self.knob, self.outcome, self.reason, self.source, self.proposer, self.note, self.answer, self.verdict)
         scalar = len(self.parts) == 1 and self.parts[0][0] is None
-        parts = [[words.place(creative), *values] for creative, *values in self.parts]
+        parts = [[words.place(name), *values] for name, *values in self.parts]
         return [self.minutes, *(words.place(name or None) for name in names), *(parts[0][1:] if scalar else [parts])]
 
 
@@ -97,17 +98,24 @@ class Calendar:
         return f"{when.day} {when:%b %Y %H:%M}" if long else f"{when.day} {when:%b %H:%M}"
 
 
+_MODIFIERS = Knob.MODIFIERS.name.lower()
+_NO_OP, _BESIDE = (reason.name.lower() for reason in (Reason.NO_OP, Reason.BESIDE_REFUSED))
+
+
 def decisions(actions: pd.DataFrame, calendar: Calendar) -> list[Decision]:
     """Every judged change in the order of the ledger, the rows of a vector together."""
     columns = ("tick", "round", "campaign", "knob", "outcome", "reason", "source", "proposer", "note")
     same = list(zip(*(actions[name].to_list() for name in columns), strict=True))
-    creative, old, wanted, offer = (actions[name].to_list() for name in ("creative", "old", "wanted", "offer"))
+    named = actions["creative"].where(actions["creative"].notna(), actions["audience"]).to_list()
+    old, wanted, offer = (actions[name].to_list() for name in ("old", "wanted", "offer"))
     action = actions["action"].astype("Int64").to_list()
     found = []
-    for _, group in groupby(range(len(same)), key=lambda row: _vector(same[row], creative[row], row)):
+    for _, group in groupby(range(len(same)), key=lambda row: _vector(same[row], named[row], row)):
         rows = list(group)
-        tick, _, campaign, knob, outcome, reason, source, proposer, note = map(_known, same[rows[0]])
-        parts = [(_known(creative[row]), int(old[row]), int(wanted[row]), _whole(offer[row])) for row in rows]
+        tick, _, campaign, knob, outcome, _, source, proposer, note = map(_known, same[rows[0]])
+        reasons = [_known(same[row][5]) for row in rows]
+        reason = next((each for each in reasons if each != _BESIDE), _BESIDE)
+        parts = [(_known(named[row]), int(old[row]), int(wanted[row]), _whole(offer[row])) for row in rows]
         why = SENTENCES.get(reason, reason)
         acts = int(calendar.minutes[tick])
         decision = Decision(tick, acts, campaign, knob, outcome, why, source, proposer, note, parts)
@@ -116,9 +124,14 @@ def decisions(actions: pd.DataFrame, calendar: Calendar) -> list[Decision]:
     return found
 
 
-def _vector(row: Sequence[Any], creative: Any, place: int) -> tuple[Any, ...]:
-    """What the rows of one vector share; every other row stands alone."""
-    return tuple(map(_known, row)) if _known(creative) is not None else (place,)
+def _vector(row: Sequence[Any], part: Any, place: int) -> tuple[Any, ...]:
+    """What the rows of one vector share; every other row stands alone, and so does one that wants what is in force.
+
+    Modifiers are refused together and for several reasons.
+    """
+    if _known(part) is None or (row[5] == _NO_OP and row[3] == _MODIFIERS):
+        return (place,)
+    return tuple(_known(each) for at, each in enumerate(row) if at != 5 or row[3] != _MODIFIERS)
 
 
 def _known(value: Any) -> Any:

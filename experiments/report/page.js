@@ -183,13 +183,13 @@
   }
 
   function inUnits(knob, value) {
-    if (knob === 'weights') return `${number(value / 1e4, value % 1e4 ? 2 : 0)}\u00a0%`;
+    if (knob === 'weights' || knob === 'modifiers') return `${number(value / 1e4, value % 1e4 ? 2 : 0)}\u00a0%`;
     if (knob === 'paused') return value === 0 ? 'running' : value === 1 ? 'paused' : String(value);
     return knob === 'bid' || knob === 'budget' ? exact(value) : String(value);
   }
 
   function step(told, [, old, wanted]) {
-    const scalar = told.knob === 'bid' || told.knob === 'budget';
+    const scalar = ['bid', 'budget', 'modifiers'].includes(told.knob);
     const size = scalar && old > 0 ? ((wanted - old) / old) * 100 : null;
     return size === null ? '' : ` (${size < 0 ? '−' : '+'}${number(Math.abs(size), Math.abs(size) < 10 ? 1 : 0)}\u00a0%)`;
   }
@@ -381,7 +381,7 @@
   }
 
   function changesChart(grid, told, layout) {
-    const lanes = ['paused', 'weights', 'budget', 'bid', 'unknown'].filter((knob) => told.some((each) => each.knob === knob));
+    const lanes = ['paused', 'weights', 'modifiers', 'budget', 'bid', 'unknown'].filter((knob) => told.some((each) => each.knob === knob));
     const kinds = Object.keys(MARKS).filter((kind) => told.some((each) => each.kind === kind));
     const place = frame(grid, 'Every change that was judged', kinds.map((kind) => [`${MARKS[kind][0]} ${MARKS[kind][1]}`, MARKS[kind][2]]), true);
     if (!told.length) { place.append(node('p', { className: 'none', textContent: 'Nobody asked for a change of this campaign.' })); return; }

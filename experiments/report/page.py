@@ -268,5 +268,5 @@ def _decided(found: Sequence[Decision], data: PageData) -> str:
     kept = len(data.overview["decisions"])
     line = f"{_many(len(found), 'change')} judged; {routine:,} were a policy's, and stand with their campaign."
     if others:
-        line += f" The other {others:,} stand here; a shift of weights is one of them, above it is one per creative."
+        line += f" The other {others:,} stand here; of weights or modifiers a change is one, above it is one per part."
     return line if kept == others else f"{line} Of them only the first {kept:,}: actions.parquet holds all."

@@ -118,9 +118,8 @@ def _why(reason: str | None) -> str:
 
 
 def _offer(change: Change) -> str:
-    if all(part.offer is None for part in change.parts):
-        return ""
-    return f"; it offers {_values(change.knob, change.parts, 'offer')}"
+    offered = [part for part in change.parts if part.offer is not None]
+    return f"; it offers {_values(change.knob, offered, 'offer')}" if offered else ""
 
 
 def _moves(knob: str, parts: Sequence[Part]) -> str:
@@ -138,7 +137,8 @@ def _values(knob: str, parts: Sequence[Part], which: str) -> str:
 
 
 def _named(part: Part) -> str:
-    return "" if part.creative is None else f"{visible(part.creative)} "
+    name = part.creative if part.audience is None else part.audience
+    return "" if name is None else f"{visible(name)} "
 
 
 def _value(knob: str, value: int | None) -> str:
@@ -147,7 +147,7 @@ def _value(knob: str, value: int | None) -> str:
         return "–"
     if knob == "paused":
         return {0: "running", 1: "paused"}.get(value, str(value))
-    if knob == "weights":
+    if knob in {"weights", "modifiers"}:
         return f"{value / 10_000:g}%"
     whole, _, rest = f"{value / 1e6:,.6f}".partition(".")
     return f"{whole}.{rest.rstrip('0'):0<2}"

@@ -18,7 +18,7 @@ from engine.campaigns import CampaignSet, ControlState, Period
 from engine.events import COUNTS, OPPORTUNITIES, REVENUE, SPEND
 from engine.policy import View
 from engine.units import TickGrid
-from tests.engine.builders import BID, BUDGET, MIN_BUDGET, campaign_set, controls
+from tests.engine.builders import BID, BUDGET, MAX_BID, MIN_BUDGET, campaign_set, controls
 
 DAY = TickGrid(datetime(2026, 3, 2), 60, 48, "UTC")
 NOON = 11  # the tick that closes at noon of the first day
@@ -115,6 +115,16 @@ def test_whatever_it_sees_its_wish_is_within_step_bounds_and_band(
         assert wanted >= min(bid, anchor / 2) - bid // 4 or wanted > bid
         assert not (wanted > bid and wanted > 2 * anchor)
         assert not (wanted < bid and wanted < anchor / 2)
+
+
+def test_a_wish_leaves_room_for_what_the_modifiers_multiply_it_by() -> None:
+    campaigns = campaign_set((1, 1), audiences=("families", "young"))
+    state = replace(controls(campaigns, bid=24_000_000), modifiers=np.array([1_000_000, 2_000_000, 500_000, 900_000]))
+    eager = PacingPI(Gains(proportional=50.0, integral=50.0))
+    assert asked(eager, view(NOON, state=state, campaigns=campaigns), NOON - 1, campaigns=campaigns) == [
+        MAX_BID // 2,
+        30_000_000,
+    ]
 
 
 def test_paused_campaigns_and_those_without_traffic_are_left_alone() -> None:

@@ -22,8 +22,10 @@ MIN_BID, MAX_BID = 1_000, 50_000_000
 MIN_BUDGET, MAX_BUDGET = 2_000_000, 1_000_000_000
 
 
-def campaign_set(creatives: Sequence[int] = (1,), period: Period = Period.DAY) -> CampaignSet:
-    """One campaign per entry, with so many creatives, all in one market."""
+def campaign_set(
+    creatives: Sequence[int] = (1,), period: Period = Period.DAY, audiences: tuple[str, ...] = ()
+) -> CampaignSet:
+    """One campaign per entry, with so many creatives, all in one market, which tells these audiences apart."""
     n = len(creatives)
     ones = np.ones(n, dtype=np.int64)
     return CampaignSet(
@@ -39,6 +41,7 @@ def campaign_set(creatives: Sequence[int] = (1,), period: Period = Period.DAY) -
         max_bid=ones * MAX_BID,
         min_budget=ones * MIN_BUDGET,
         max_budget=ones * MAX_BUDGET,
+        audiences=(audiences,) if audiences else (),
     )
 
 
@@ -70,6 +73,12 @@ def vector(wanted: Sequence[Any], source: Source = Source.POLICY, campaign: int 
     """A whole weight vector."""
     rows = np.full(len(wanted), campaign)
     return proposals(rows, Knob.WEIGHTS, list(wanted), version, source, "test", index=np.arange(len(wanted)))
+
+
+def modified(wanted: dict[int, Any], source: Source = Source.POLICY, campaign: int = 0, version: int = 0) -> Proposals:
+    """Modifiers of some audiences of a campaign, by their places."""
+    rows = np.full(len(wanted), campaign)
+    return proposals(rows, Knob.MODIFIERS, list(wanted.values()), version, source, "test", index=list(wanted))
 
 
 def answers(judgement: Judgement) -> list[tuple[Outcome, Reason, int]]:

@@ -23,8 +23,8 @@ EXAMPLES = {
         "test_24_percent_by_policy_then_rule_then_script_in_one_round_is_one_change"
     ),
     "hourly +25 % for a day → stops at 3 × the anchor": "test_hourly_25_percent_for_a_day_stops_at_3_times_the_anchor",
-    "bid and budget each +25 % in one bundle → joint exposure": (
-        "test_bid_and_budget_each_plus_25_percent_in_one_bundle_are_judged_by_their_joint_exposure"
+    "bid, budget and audience each +25 % in one bundle → joint exposure": (
+        "test_bid_budget_and_audience_each_plus_25_percent_in_one_bundle_are_judged_by_their_joint_exposure"
     ),
     "two proposals from one version → one applies, one is stale": (
         "test_two_proposals_from_one_version_and_one_applies_the_other_is_stale"

@@ -22,7 +22,7 @@ from engine.policy import View
 from engine.rollback import History
 from engine.shield import SUSPENDED_AFTER, Shield, shielded
 from engine.units import TickGrid
-from tests.engine.builders import BID, BUDGET, Desk, campaign_set, mandated, vector, wish
+from tests.engine.builders import BID, BUDGET, Desk, campaign_set, mandated, modified, vector, wish
 from tests.engine.test_optimiser import CAMPAIGNS, DAY, EVERYBODY, GRID, Loop, command, empty_view
 from tests.greedy import Greedy
 
@@ -101,6 +101,25 @@ def test_bid_and_budget_out_of_range_at_once_are_taken_to_their_joint_edge() -> 
     assert (done.clipped.rows.tolist(), done.clipped.raw.tolist()) == ([0], [2 * BID])
 
 
+def test_modifiers_out_of_range_are_taken_to_the_edge_and_what_stands_beside_them_stays() -> None:
+    desk = Desk(campaign_set((1,), audiences=("families", "young")))
+    done = clip(desk, modified({0: 1_100_000, 1: 2_000_000}))
+    assert outcomes(done) == [("APPROVED", "NONE", 1_100_000), ("APPROVED", "NONE", 1_250_000)]
+    assert (done.clipped.rows.tolist(), done.clipped.raw.tolist()) == ([1], [2_000_000])
+
+
+def test_three_knobs_out_of_range_at_once_are_taken_to_their_joint_edge() -> None:
+    run = campaign_set((1,), audiences=("families", "young"))
+    limits = replace(mandated(run), exposure=np.array([400_000]))
+    rows = wish(2 * BID), wish(BUDGET * 11 // 10, Knob.BUDGET), modified({0: 3_000_000})
+    done = clip(Desk(run, limits=limits), *rows)
+    assert outcomes(done) == [
+        ("APPROVED", "NONE", QUARTER_MORE),
+        ("APPROVED", "NONE", BUDGET * 11 // 10),
+        ("APPROVED", "NONE", 1_400_000 * 100 // 125 * 10 // 11),
+    ]
+
+
 def test_rows_in_range_are_judged_once() -> None:
     desk, asked = Desk(campaign_set()), []
 
@@ -152,6 +171,13 @@ def test_a_vector_is_one_action() -> None:
     reasons = [Reason.TOTAL_VARIATION] * 3 + [OUT] + [Reason.VECTOR_SUM] * 2 + [OUT]
     assert counted((rows, reasons)).in_a_row == (4,)
     assert counted((rows, [*reasons[:3], IN, *reasons[4:]])).in_a_row == (2,)
+
+
+def test_what_is_wanted_of_several_audiences_is_one_action() -> None:
+    rows = Proposals.concatenate([modified({0: 1, 1: 2}), vector([1, 2]), wish(BID), modified({0: 1}, campaign=1)])
+    reasons = [Reason.BESIDE_REFUSED, Reason.STEP, IN, IN, OUT, OUT]
+    assert counted((rows, reasons)).in_a_row == (2,)
+    assert counted((rows, [OUT, IN, OUT, OUT, OUT, OUT])).in_a_row == (4,)
 
 
 def test_who_is_suspended_stays_so_and_others_are_not() -> None:

@@ -36,7 +36,7 @@ class Bench:
         desk = Desk(self.campaigns, controls(self.campaigns, weights=weights))
         rows = desk.hold(vector(new, campaign=1), granted=[True, True]).approved.rows
         self.state = desk.state
-        self.watching, _ = Watching.initial(2, 3).after(rows, np.zeros(2, dtype=np.bool_), {}, self.campaigns)
+        self.watching, _ = Watching.initial(2, 3, 2).after(rows, np.zeros(2, dtype=np.bool_), {}, self.campaigns)
         self.first = self.watching.tick
 
     def see(self, tick: int, known: int, tried: int, conversions: int = 30) -> tuple[Verdict, str]:
@@ -49,7 +49,7 @@ class Bench:
             cells[:, REVENUE] = np.array([300 * known, 100 * tried]) + 600 + 100 * (now % 2)
             recent: Int64 = np.stack([cells.sum(axis=0), cells.sum(axis=0)])
             view = View(now, self.state, recent, recent, recent, cells)
-            self.watching = self.watching.seen(view, now % SLOTS, self.campaigns.market, LIMITS)
+            self.watching = self.watching.seen(view, now % SLOTS, self.campaigns, LIMITS)
         (watch,) = self.watching.watches
         return watch.verdict(self.watching.tick, LIMITS)
 

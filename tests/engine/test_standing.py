@@ -190,7 +190,7 @@ def test_an_exposure_cap_needs_a_mandate_on_both_knobs_and_is_kept_by_later_ones
     limits = limits.with_mandate(np.array([1]), (Knob.BUDGET,), exposure_cap=300_000)
     limits = limits.with_mandate(np.array([2]), (Knob.BID, Knob.BUDGET))
     assert limits.exposure is not None
-    assert (limits.exposure.tolist(), limits.exposure.dtype) == ([400_000, 300_000, 562_500], np.int64)
+    assert (limits.exposure.tolist(), limits.exposure.dtype) == ([400_000, 300_000, 953_125], np.int64)
     at = Desk(run, limits=limits)
     bundles = [bundle for place in range(3) for bundle in both_a_quarter_up(place)]
     assert answer(at, *bundles, granted=[True] * 6) == [

@@ -128,7 +128,7 @@ class Bench:
 
     def __init__(self, rows: Any = None, days: int = 7, limits: WatchLimits = LIMITS, campaigns: int = N) -> None:
         self.limits, self.campaigns = limits, campaign_set((1,) * campaigns)
-        self.watching = Watching.initial(campaigns, campaigns)
+        self.watching = Watching.initial(campaigns, campaigns, campaigns)
         self.desk = Desk(self.campaigns)
         self.changed = days * DAY
         while self.watching.tick < self.changed:
@@ -151,7 +151,7 @@ class Bench:
                 recent[0, column] = own.get(COUNTS[column], value)
             now = self.watching.tick + 1
             view = View(now, self.desk.state, recent, recent, recent)
-            self.watching = self.watching.seen(view, now % SLOTS, self.campaigns.market, self.limits)
+            self.watching = self.watching.seen(view, now % SLOTS, self.campaigns, self.limits)
         return self.watch.verdict(self.watching.tick, self.limits) if self.watching.watches else None
 
     @property
@@ -274,7 +274,7 @@ def test_a_persons_edit_a_pause_and_a_step_inside_a_mandate_are_not_watched() ->
 def test_a_vector_is_one_watch() -> None:
     run = campaign_set((3, 1))
     rows = Desk(run).judge(vector([400_000, 400_000, 200_000]), granted=[True] * 3).approved.rows
-    watching, told = Watching.initial(2, 4).after(rows, np.zeros(3, dtype=np.bool_), {}, run)
+    watching, told = Watching.initial(2, 4, 2).after(rows, np.zeros(3, dtype=np.bool_), {}, run)
     assert [(each.event, each.action, each.knob) for each in told] == [
         (Event.OPENED, int(rows.action[0]), Knob.WEIGHTS)
     ]

@@ -529,7 +529,7 @@ CONTRADICTORY = {
     "proposal of nothing": (
         "knob: bid, change: +60%",
         "note: more",
-        "script.proposals[0] must say what to change: add a knob (bid or budget) or creatives",
+        "script.proposals[0] must say what to change: add a knob (bid or budget), creatives or audiences",
     ),
     "proposal of two values": (
         "change: +60%",

@@ -151,6 +151,7 @@ class Past:
                     assert place == (watched if told["action"] in watched else episodes).pop(told["action"])
         closed = any(told["answer"] == "closed" for told in round_.header["commands"])
         mandated = (rows.source > Source.ROLLBACK) & (tick <= limits.mandate_until[rows.campaign, rows.knob])
+        mandated &= ~target(rows)
         return Past(
             applied=(*self.applied, (tick, rows)),
             within=self.within | set(rows.action[mandated].tolist()),
@@ -185,6 +186,12 @@ class Past:
 def key_of(rows: Actions) -> tuple[int, Knob]:
     """The campaign and knob of rows that have one."""
     return int(rows.campaign[0]), Knob(rows.knob[0])
+
+
+def target(rows: Actions) -> NDArray[np.bool_]:
+    """Applied rows of changes by which something else than a person or a rollback makes an audience a target."""
+    anew = (rows.knob == Knob.MODIFIERS) & (rows.old == 0) & (rows.source > Source.ROLLBACK)
+    return (rows.knob == Knob.MODIFIERS) & np.isin(rows.campaign, rows.campaign[anew])
 
 
 def branched(fold: Fold) -> Fold:

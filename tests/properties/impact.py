@@ -35,6 +35,7 @@ def why_high(before: Account, after: Account, rows: Actions, together: int) -> l
         "learning phase": learning(after, campaign),
         "a rollback within the week": rolled_back_lately(before, after, campaign),
         "a creative that was never shown": ((rows.knob == Knob.WEIGHTS) & (rows.old == 0) & (rows.new > 0)).any(),
+        "an audience that was no target": ((rows.knob == Knob.MODIFIERS) & (rows.old == 0)).any(),
         "a large step of a large campaign": campaign in largest_fifth(after) and step(rows) > Fraction(15, 100),
         "unknown": unknown,
         "more than 2 % of the account's spend": not unknown and change >= int(account.sum()) // 50 + 1,
@@ -70,10 +71,16 @@ def largest_fifth(account: Account) -> set[int]:
 
 
 def step(rows: Actions) -> Fraction:
-    """By which part a scalar moves, or which part of its mass a vector does."""
-    if rows.knob[0] in SCALARS:
-        return Fraction(abs(int(rows.new[0] - rows.old[0])), int(rows.old[0]))
+    """By which part a scalar moves, of modifiers the largest; or which part of its mass a vector does."""
+    if rows.knob[0] in SCALARS or rows.knob[0] == Knob.MODIFIERS:
+        return max(abs(ratio - 1) for ratio in ratios(rows))
     return Fraction(int(np.maximum(rows.new - rows.old, 0).sum()), PPM) if rows.knob[0] == Knob.WEIGHTS else Fraction(0)
+
+
+def ratios(rows: Actions) -> list[Fraction]:
+    """New by old of every row; an audience that was no target comes from nothing."""
+    pairs = zip(rows.new.tolist(), rows.old.tolist(), strict=True)
+    return [Fraction(new, old) if old else Fraction(10**6) for new, old in pairs]
 
 
 def spend_per_day(account: Account) -> Int64 | None:
@@ -107,35 +114,37 @@ def predicted(before: Account, after: Account, rows: Actions) -> Fraction | None
 def by_twin(before: Account, after: Account, rows: Actions) -> Fraction:
     """The difference that the change alone makes over the next day."""
     assert after.rules.trial is not None
-    scalar, weights, paused = (
-        each.copy() for each in (before.controls.scalar, before.controls.weights, before.controls.paused)
-    )
+    now = before.controls
+    scalar, weights, modifiers, paused = (each.copy() for each in (now.scalar, now.weights, now.modifiers, now.paused))
     campaign, knob = int(rows.campaign[0]), int(rows.knob[0])
     if knob in SCALARS:
         scalar[campaign, knob] = rows.new[0]
     elif knob == Knob.WEIGHTS:
         weights[after.rules.campaigns.creative_start[campaign] + rows.index] = rows.new
+    elif knob == Knob.MODIFIERS:
+        modifiers[after.rules.campaigns.layout.audience_start[campaign] + rows.index] = rows.new
     else:
         paused[campaign] = rows.new[0]
-    changed = replace(before.controls, scalar=scalar, weights=weights, paused=paused)
+    changed = replace(now, scalar=scalar, weights=weights, modifiers=modifiers, paused=paused)
     begins, day = after.tick + 1, after.limits.day
     ends = min(begins + day, after.rules.grid.ticks)
-    now, then = (after.rules.trial.spend(campaign, begins, ends, each) for each in (before.controls, changed))
-    return Fraction(abs(now - then) * day, ends - begins)
+    spends, spent = (after.rules.trial.spend(campaign, begins, ends, each) for each in (changed, now))
+    return Fraction(abs(spends - spent) * day, ends - begins)
 
 
 def by_record(before: Account, after: Account, rows: Actions) -> Fraction | None:
-    """Spend moves with the third power of the bid, with a budget that binds, and with the creatives that change."""
+    """Spend moves with the third power of what is bid, with a budget that binds, and with the creatives that change."""
     per_day = spend_per_day(after)
     if per_day is None:
         return None
     spend, budget = int(per_day[rows.campaign[0]]), int(before.controls.budget[rows.campaign[0]])
     knob, old, new = rows.knob[0], int(rows.old[0]), int(rows.new[0])
-    if knob == Knob.BID and new > old and not spend:
-        return None  # nobody can tell what it would spend
-    if knob == Knob.BID:
-        change = spend * abs(Fraction(new, old) ** 3 - 1)
-        return min(change, Fraction(max(budget - spend, 0))) if new > old else change
+    if knob in {Knob.BID, Knob.MODIFIERS}:
+        farthest = max(ratios(rows), key=lambda ratio: abs(ratio**3 - 1))
+        if farthest > 1 and not spend:
+            return None  # nobody can tell what it would spend
+        change = spend * abs(farthest**3 - 1)
+        return min(change, Fraction(max(budget - spend, 0))) if farthest > 1 else change
     if knob == Knob.BUDGET and new > old:
         return Fraction(new - old if 10 * spend >= 9 * old else 0)
     if knob == Knob.BUDGET:

@@ -7,6 +7,7 @@ events and is checked where they are folded (`tests/engine/test_events.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,14 @@ import pytest
 
 from engine.actions import Actions, Knob, Result, Source
 from engine.alerts import AlertKind, Fingerprint
-from engine.campaigns import ACCOUNT, SCALARS, ControlState, value_in_force
+from engine.campaigns import ACCOUNT, SCALARS, CampaignSet, ControlState, places_of, value_in_force
 from engine.judgement import Outcome, Reason
 from engine.ledger import Fold, verify
 from engine.limits import Limits
 from engine.messages import Apply, Role
 from engine.people import ROLES, CommandKind
 from engine.units import PPM
-from tests.properties.account import Account, key_of
+from tests.properties.account import Account, key_of, target
 from tests.properties.impact import why_high
 
 
@@ -37,16 +38,41 @@ def i1_every_automatic_step_is_at_most_a_quarter(before: Account, after: Account
     old = before.controls.scalar[rows.campaign[step], rows.knob[step]]
     assert old.tolist() == rows.old[step].tolist()
     assert (4 * np.abs(rows.new[step] - old) <= old).all()
+    modifiers = rows.take(~free(rows) & (rows.knob == Knob.MODIFIERS))
+    old = before.controls.modifiers[places(after, modifiers)]
+    assert old.tolist() == modifiers.old.tolist()
+    assert ((old == 0) | (4 * np.abs(modifiers.new - old) <= old)).all()
+    assert ((modifiers.new > 0) & ((old > 0) | (modifiers.new <= PPM))).all()
+    assert granted(after, modifiers.take(old == 0)).all()
     for campaign in np.unique(rows.campaign[~free(rows) & (rows.knob == Knob.WEIGHTS)]):
-        cells = after.rules.campaigns.cells_of(np.array([campaign]))
+        cells = places_of(after.rules.campaigns.creative_start, np.array([campaign]))
         assert np.abs(after.controls.weights[cells] - before.controls.weights[cells]).sum() <= 2 * PPM // 4
+
+
+def no_automatic_value_leaves_its_band(before: Account, after: Account) -> None:
+    """But for the way back into it, and for an audience that a person's yes makes a target."""
+    rows = automatic(after)
+    columns = {Knob.BID: 0, Knob.BUDGET: 1, Knob.MODIFIERS: 2}
+    rows = rows.take(np.isin(rows.knob, list(columns)) & (rows.old > 0))
+    for place in range(len(rows)):
+        row, limits = rows.take([place]), after.limits
+        campaign, column = int(row.campaign[0]), columns[Knob(row.knob[0])]
+        modifier = row.knob[0] == Knob.MODIFIERS
+        anchor = (
+            before.controls.modifier_anchor[places(after, row)][0]
+            if modifier
+            else (before.controls.anchor[campaign, column])
+        )
+        low, high = (Fraction(*side[campaign, column].tolist()) for side in (limits.band_low, limits.band_high))
+        old, new = int(row.old[0]), int(row.new[0])
+        assert min(low * int(anchor), old) <= new <= max(high * int(anchor), old)
 
 
 def i2_hard_bounds_hold_at_every_prefix(before: Account, after: Account) -> None:
     """The ledger up to here tells the controls before the round, the same with its results those after it."""
     assert after.fold.state is not None
     for state in (before.controls, after.fold.state, *after.partly, after.controls):
-        within_bounds(state, after.limits)
+        within_bounds(state, after.rules.campaigns, after.limits)
 
 
 def i3_sums_are_kept_while_a_round_is_applied(before: Account, after: Account) -> None:
@@ -264,7 +290,14 @@ def i9_what_a_person_set_is_not_overwritten_within_its_hold(before: Account, aft
 
 def i10_no_negative_or_non_finite_value(before: Account, after: Account) -> None:  # noqa: ARG001 - one signature
     for state in (*after.partly, after.controls):
-        for column in (state.scalar, state.anchor, state.weights, state.version):
+        for column in (
+            state.scalar,
+            state.anchor,
+            state.weights,
+            state.modifiers,
+            state.modifier_anchor,
+            state.version,
+        ):
             assert column.dtype == np.int64
             assert column.min() >= 0
     for shard in after.shards:
@@ -304,8 +337,15 @@ def i14_a_refusal_changes_nothing_but_the_ledger(before: Account, after: Account
     assert set(zip(*np.nonzero(after.controls.scalar != before.controls.scalar), strict=True)) == {
         (campaign, knob) for campaign, knob in zip(*np.nonzero(touched), strict=True) if knob < len(SCALARS)
     }
-    moved = after.rules.campaigns.cell_campaign[after.controls.weights != before.controls.weights]
+    moved = after.rules.campaigns.creative_campaign[after.controls.weights != before.controls.weights]
     assert set(moved) <= set(np.flatnonzero(touched[:, Knob.WEIGHTS]))
+    modifiers = rows.take(rows.knob == Knob.MODIFIERS)
+    changed = np.flatnonzero(after.controls.modifiers != before.controls.modifiers)
+    assert set(changed) == set(places(after, modifiers))
+    anchor, edit = before.controls.modifier_anchor.copy(), modifiers.source == Source.PERSON
+    edit |= (modifiers.old == 0) & ~free(modifiers)
+    anchor[places(after, modifiers.take(edit))] = modifiers.new[edit]
+    assert np.array_equal(after.controls.modifier_anchor, anchor)
     assert np.array_equal(after.controls.paused != before.controls.paused, touched[:, Knob.PAUSED] == 1)
     edit = (rows.source == Source.PERSON) & (rows.knob < len(SCALARS))
     anchor = before.controls.anchor.copy()
@@ -358,10 +398,18 @@ def what_was_rolled_back_is_not_applied_again(before: Account, after: Account) -
 
 
 def _as_far(rows: Actions, undone: Actions) -> bool:
-    """Whether a change ends where another one did, or beyond."""
+    """Whether a change ends where another one did, or beyond; of modifiers, whether one of them does."""
+    if rows.knob[0] == Knob.MODIFIERS:
+        done = {int(undone.index[place]): undone.take([place]) for place in range(len(undone))}
+        mine = {int(rows.index[place]): int(rows.new[place]) for place in range(len(rows))}
+        return any(_beyond(mine[index], done[index]) for index in set(mine) & set(done))
     if rows.knob[0] not in SCALARS:
         return rows.new.tolist() == undone.new.tolist()
-    new, bad = int(rows.new[0]), int(undone.new[0])
+    return _beyond(int(rows.new[0]), undone)
+
+
+def _beyond(new: int, undone: Actions) -> bool:
+    bad = int(undone.new[0])
     return new >= bad if bad > undone.old[0] else new <= bad
 
 
@@ -383,12 +431,13 @@ def a_knob_under_watch_is_only_lowered(before: Account, after: Account) -> None:
     """Outside mandates, and whoever said yes to it."""
     rows = automatic(after)
     for key, mine in by_knob(rows.take(~in_mandate(after, rows) & ~pauses(rows))):
-        lowers = key[1] in SCALARS and mine.new[0] < mine.old[0]
+        lowers = key[1] in {*SCALARS, Knob.MODIFIERS} and (mine.new < mine.old).all()
         assert lowers or key not in after.past.watched.values()
 
 
 INVARIANTS = (
     i1_every_automatic_step_is_at_most_a_quarter,
+    no_automatic_value_leaves_its_band,
     i2_hard_bounds_hold_at_every_prefix,
     i3_sums_are_kept_while_a_round_is_applied,
     i4_the_ledger_tells_the_controls,
@@ -417,17 +466,26 @@ def whole_ledger(account: Account) -> None:
     for record in records:
         prefix.update(record)
         assert prefix.state is not None
-        within_bounds(prefix.state, account.limits)
+        within_bounds(prefix.state, account.rules.campaigns, account.limits)
     assert prefix.state is not None
     assert prefix.state.equals(account.controls)
 
 
-def within_bounds(state: ControlState, limits: Limits) -> None:
+def within_bounds(state: ControlState, campaigns: CampaignSet, limits: Limits) -> None:
     assert (state.scalar >= limits.minimum).all()
     assert (state.scalar <= limits.maximum).all()
     assert (state.bid <= state.budget).all()
+    within_bounds_of_modifiers(state, campaigns, limits)
     if limits.account_budget is not None:
         assert state.budget[limits.account_member].sum() <= limits.account_budget
+
+
+def within_bounds_of_modifiers(state: ControlState, campaigns: CampaignSet, limits: Limits) -> None:
+    """A person may have dropped an audience; what is bid for the others holds the hard maximum of bids."""
+    owner = campaigns.audience_campaign
+    low, high = limits.modifier_bounds[owner].T
+    assert ((state.modifiers == 0) | (state.modifiers >= low) & (state.modifiers <= high)).all()
+    assert (state.bid[owner] * state.modifiers <= limits.maximum[owner, Knob.BID] * PPM).all()
 
 
 def in_force(account: Account) -> Actions:
@@ -450,7 +508,7 @@ def pauses(rows: Actions) -> Any:
 
 
 def in_mandate(account: Account, rows: Actions) -> Any:
-    return account.tick <= account.limits.mandate_until[rows.campaign, rows.knob]
+    return (account.tick <= account.limits.mandate_until[rows.campaign, rows.knob]) & ~target(rows)
 
 
 def granted(account: Account, rows: Actions) -> Any:
@@ -485,6 +543,11 @@ def undone_by_watches(account: Account) -> dict[tuple[int, Knob], int]:
     """The actions that watches asked to take back in the last round."""
     watches = account.round.header["watches"]
     return {(each["campaign"], Knob(each["knob"])): each["action"] for each in watches if each["event"] == "rolls_back"}
+
+
+def places(account: Account, rows: Actions) -> Any:
+    """Where rows of modifiers stand among all audiences."""
+    return account.rules.campaigns.layout.audience_start[rows.campaign] + rows.index
 
 
 def values(account: Account, rows: Actions) -> list[int]:

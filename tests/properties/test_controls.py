@@ -23,12 +23,13 @@ from hypothesis.stateful import (
 )
 
 from engine.actions import Actions, Approved, Knob, Proposals, Result, Source, proposals
-from engine.campaigns import SCALARS, ControlState, apply
+from engine.campaigns import SCALARS, ControlState, apply, places_of
 from engine.guard import check
 from engine.judgement import Judgement, Outcome
 from engine.ledger import GENESIS, Fold, Record, RecordKind, closing_body, fold, opening_body, round_body, seal, verify
 from engine.limits import FOREVER, Limits
 from engine.rollback import Blocked, History
+from engine.units import PPM
 from tests.engine.builders import BUDGET, campaign_set, controls
 
 JUNK = [float("nan"), float("inf"), float("-inf"), "25", None, True, -1, 0, 0.5, 10**15, 10**30, 2**63]
@@ -47,7 +48,8 @@ class Controls(RuleBasedStateMachine):
     @initialize(data=st.data())
     def open(self, data: st.DataObject) -> None:
         creatives = data.draw(st.lists(st.integers(1, 3), min_size=self.size, max_size=self.size))
-        self.campaigns = campaign_set(creatives)
+        audiences = data.draw(st.sampled_from([(), ("families", "young"), ("a", "b", "c")]), label="audiences")
+        self.campaigns = campaign_set(creatives, audiences=audiences)
         self.state = controls(self.campaigns)
         self.limits = Limits.of(self.campaigns, account_budget=self.size * BUDGET * 3 // 2)
         for knob in Knob:
@@ -89,6 +91,21 @@ class Controls(RuleBasedStateMachine):
         campaign = data.draw(st.integers(0, self.size - 1), label="campaign")
         wanted = int(self.state.scalar[campaign, knob] * factor)
         self._round(self._now(campaign, knob, wanted, Source.PERSON), np.array([False]))
+
+    @rule(data=st.data(), bid_by=sources, modifiers_by=sources)
+    def stretch(self, data: st.DataObject, bid_by: Source, modifiers_by: Source) -> None:
+        """A person sets a bid so that a modifier is close to its maximum; then, in one round, both are to rise."""
+        campaign = data.draw(st.integers(0, self.size - 1), label="campaign")
+        place = int(self.campaigns.layout.audience_start[campaign])
+        most = int(self.limits.maximum[campaign, Knob.BID]) * PPM // max(int(self.state.modifiers[place]), PPM)
+        self._round(self._now(campaign, Knob.BID, most * 5 // 6, Source.PERSON), np.array([False]))
+        rises = [data.draw(st.sampled_from([110, 115, 120]), label="percent") for _ in range(2)]
+        wishes = [
+            self._now(campaign, Knob.BID, int(self.state.bid[campaign]) * rises[0] // 100, bid_by),
+            self._now(campaign, Knob.MODIFIERS, int(self.state.modifiers[place]) * rises[1] // 100, modifiers_by),
+        ]
+        granted = np.array([data.draw(st.booleans()), data.draw(st.booleans())])
+        self._note_forged(self._round(Proposals.concatenate(wishes), granted).approved.rows)
 
     @rule(data=st.data(), bid_by=sources, budget_by=sources)
     def squeeze(self, data: st.DataObject, bid_by: Source, budget_by: Source) -> None:
@@ -145,6 +162,10 @@ class Controls(RuleBasedStateMachine):
         assert (self.state.bid <= self.state.budget).all()
         assert limits.account_budget is not None
         assert self.state.budget.sum() <= limits.account_budget
+        owner, modifiers = self.campaigns.audience_campaign, self.state.modifiers
+        low, high = limits.modifier_bounds[owner].T
+        assert ((modifiers == 0) | (modifiers >= low) & (modifiers <= high)).all()
+        assert (self.state.bid[owner] * modifiers <= limits.maximum[owner, Knob.BID] * PPM).all()
 
     @invariant()
     def weights_are_shares(self) -> None:
@@ -188,16 +209,21 @@ class Controls(RuleBasedStateMachine):
         targets = list(zip(rows.campaign.tolist(), rows.knob.tolist(), rows.index.tolist(), strict=True))
         assert len(set(targets)) == len(targets)
         free = rows.source <= Source.ROLLBACK
-        stepped = ~free & (rows.knob < len(SCALARS))
+        modifier = rows.knob == Knob.MODIFIERS
+        targets_anew = ~free & modifier & (rows.old == 0)
+        stepped = ~free & ((rows.knob < len(SCALARS)) | modifier) & ~targets_anew
         assert (4 * np.abs(rows.new - rows.old)[stepped] <= rows.old[stepped]).all()
+        assert (rows.new[~free & modifier] > 0).all()
+        assert (rows.new[targets_anew] <= PPM).all()
         for campaign in np.unique(rows.campaign[~free & (rows.knob == Knob.WEIGHTS)]):
-            cells = self.campaigns.cells_of(np.array([campaign]))
+            cells = places_of(self.campaigns.creative_start, np.array([campaign]))
             moved = np.abs(self.state.weights[cells] - before.weights[cells]).sum()
             assert moved <= 2 * 250_000
         passed = judgement.outcome == Outcome.APPROVED
         mandated = self.tick <= self.limits.mandate_until[rows.campaign, rows.knob]
         pausing = (rows.knob == Knob.PAUSED) & (rows.new == 1)
         assert (granted[passed] | free | mandated | pausing).all()
+        assert granted[passed][targets_anew].all()
         self._nothing_else_changed(before, rows)
 
     def _nothing_else_changed(self, before: ControlState, rows: Actions) -> None:
@@ -207,8 +233,15 @@ class Controls(RuleBasedStateMachine):
         scalar = touched[:, : len(SCALARS)] == 1
         assert np.array_equal(self.state.scalar != before.scalar, scalar)
         assert np.array_equal(self.state.paused != before.paused, touched[:, Knob.PAUSED] == 1)
-        weights = self.campaigns.cell_campaign[self.state.weights != before.weights]
+        weights = self.campaigns.creative_campaign[self.state.weights != before.weights]
         assert set(weights) == set(np.flatnonzero(touched[:, Knob.WEIGHTS]))
+        modifier = rows.take(rows.knob == Knob.MODIFIERS)
+        place = self.campaigns.layout.audience_start[modifier.campaign] + modifier.index
+        assert set(np.flatnonzero(self.state.modifiers != before.modifiers)) == set(place)
+        anchored = (modifier.source == Source.PERSON) | (modifier.old == 0) & (modifier.source > Source.ROLLBACK)
+        anchor = before.modifier_anchor.copy()
+        anchor[place[anchored]] = modifier.new[anchored]
+        assert np.array_equal(self.state.modifier_anchor, anchor)
         edited = np.zeros_like(scalar)
         by_person = (rows.source == Source.PERSON) & (rows.knob < len(SCALARS))
         edited[rows.campaign[by_person], rows.knob[by_person]] = True
@@ -241,14 +274,32 @@ class Controls(RuleBasedStateMachine):
             return [int(self.state.scalar[campaign, knob])]
         if knob == Knob.PAUSED:
             return [int(self.state.paused[campaign])]
+        if knob == Knob.MODIFIERS:
+            return self.state.modifiers[self.campaigns.layout.audience_start[campaign] + rows.index].tolist()
         start = self.campaigns.creative_start[campaign]
         return [int(self.state.weights[start + index]) for index in rows.index]
 
     # --- wishes ---
 
     def _wish(self, data: st.DataObject) -> Proposals:
-        shape = data.draw(st.sampled_from([self._scalar, self._scalar, self._vector, self._switch, self._nonsense]))
-        return shape(data)
+        shapes = [self._scalar, self._scalar, self._vector, self._modifiers, self._switch, self._nonsense]
+        return data.draw(st.sampled_from(shapes))(data)
+
+    def _modifiers(self, data: st.DataObject) -> Proposals:
+        """Of some audiences; the same may come twice, or one that does not exist."""
+        campaign = data.draw(st.integers(0, self.size - 1))
+        audiences = self.campaigns.layout.audience_start
+        count = int(audiences[campaign + 1] - audiences[campaign])
+        index = data.draw(st.lists(st.integers(0, count - 1) | st.integers(0, count), min_size=1, max_size=3))
+        wanted = []
+        for place in index:
+            old = int(self.state.modifiers[audiences[campaign] + min(place, count - 1)]) or PPM
+            near = st.sampled_from(FACTORS).map(lambda factor, old=old: int(old * factor))
+            by_one = st.sampled_from([old - old // 4 - 1, old - old // 4, old + old // 4, old + old // 4 + 1])
+            wanted.append(data.draw(near | by_one | st.sampled_from(JUNK), label="wanted"))
+        version = int(self.state.version[campaign, Knob.MODIFIERS]) + data.draw(versions)
+        rows = np.full(len(index), campaign)
+        return proposals(rows, Knob.MODIFIERS, wanted, version, data.draw(sources), "modifiers", index=index)
 
     def _scalar(self, data: st.DataObject) -> Proposals:
         campaign, knob = data.draw(st.integers(0, self.size - 1)), data.draw(st.sampled_from(SCALARS))
@@ -261,7 +312,7 @@ class Controls(RuleBasedStateMachine):
 
     def _vector(self, data: st.DataObject) -> Proposals:
         campaign = data.draw(st.integers(0, self.size - 1))
-        cells = self.campaigns.cells_of(np.array([campaign]))
+        cells = places_of(self.campaigns.creative_start, np.array([campaign]))
         change = data.draw(st.lists(st.integers(-300_000, 300_000), min_size=cells.size, max_size=cells.size))
         wanted = self.state.weights[cells] + np.array(change)
         if data.draw(st.booleans(), label="at the limit"):
@@ -290,7 +341,7 @@ class Controls(RuleBasedStateMachine):
 
     def _nonsense(self, data: st.DataObject) -> Proposals:
         campaign = data.draw(st.sampled_from([-1, 0, self.size, 2**31, 2**40]), label="campaign")
-        knob = data.draw(st.sampled_from([*Knob, 4, 255, 256, -1]), label="knob")
+        knob = data.draw(st.sampled_from([*Knob, 5, 255, 256, -1]), label="knob")
         index = data.draw(st.sampled_from([0, 1, 3, -1, 2**32]), label="index")
         wanted = data.draw(st.sampled_from([*JUNK, 1, 250_000, 900_000, 1_000_000]), label="wanted")
         return proposals([campaign], knob, [wanted], 0, data.draw(sources), "nonsense", index=index)

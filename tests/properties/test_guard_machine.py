@@ -32,11 +32,14 @@ from engine.optimiser import Assignment
 from engine.units import TickGrid
 from engine.watch import Why
 from tests.engine.builders import BID, BUDGET, campaign_set, controls
-from tests.properties.account import QUIET, Account, Outside, Rules, canonical
+from tests.properties.account import QUIET, Account, Outside, Rules, canonical, target
 from tests.properties.invariants import (
+    automatic,
     breaker,
     by_knob,
     check_all,
+    in_force,
+    in_mandate,
     passed_by_themselves,
     whole_ledger,
 )
@@ -44,7 +47,14 @@ from tests.properties.world import Trouble, World
 
 pytestmark = pytest.mark.slow
 
-CAMPAIGNS = campaign_set((1, 2, 3, 1, 1))
+AUDIENCES = ("families", "young")
+CAMPAIGNS = replace(  # the markets of the second and the last tell audiences apart
+    campaign_set((1, 2, 3, 1, 1)),
+    markets=("market", "told"),
+    market=np.array([0, 1, 0, 0, 1]),
+    audiences=((), AUDIENCES),
+)
+TOLD = (1, 4)
 DAY = 24
 GRID = TickGrid(datetime(2026, 3, 2), 60, 400 * DAY)
 PEOPLE = {"ann": frozenset(Role), "ben": frozenset({Role.APPROVER}), "kim": frozenset({Role.OPERATOR})}
@@ -68,6 +78,7 @@ HIGH = (
     Reason.LEARNING_PHASE,
     Reason.AFTER_ROLLBACK,
     Reason.EXTRAPOLATION,
+    Reason.AUDIENCE_SET,
     Reason.MANY_CAMPAIGNS,
     Reason.LARGE_CAMPAIGN,
     Reason.LARGE_SPEND_CHANGE,
@@ -81,6 +92,9 @@ OFTEN = (
     "limits reloaded",
     "lease lost",
     "breaker opened",
+    "modifiers by low impact",
+    "modifiers in a mandate",
+    "audience targeted",
     *(reason.name.lower() for reason in REFUSED),
 )
 """What even a short search has to meet."""
@@ -88,12 +102,14 @@ EVERYTHING = (
     *OFTEN,
     "breaker closed",
     "alert of a blocked rollback",
+    "modifiers rolled back",
     *(why for why in Why if why is not Why.WINDOW),
     *(reason.name.lower() for reason in HIGH),
 )
 BLOCK = 2  # ticks of a watch's block
 
 hours = st.sampled_from([1, 1, 1, 1, 2, 6, 23, 24, 25, 80])
+told_apart = st.sampled_from(TOLD)
 places = st.integers(0, len(CAMPAIGNS) - 1)
 
 
@@ -113,11 +129,20 @@ def parties(wishes: dict[Source, dict[int, tuple[Wish, ...]]]) -> tuple[Assignme
 
 
 def beginnings() -> ControlState:
-    """The third campaign has a creative that was never shown."""
+    """The third campaign has a creative that was never shown, the last an audience that is no target."""
     state = controls(CAMPAIGNS)
-    weights = state.weights.copy()
-    weights[CAMPAIGNS.cells_of(np.array([2]))] = [500_000, 500_000, 0]
-    return replace(state, weights=weights)
+    weights, modifiers = state.weights.copy(), state.modifiers.copy()
+    weights[_creatives(2)] = [500_000, 500_000, 0]
+    modifiers[_audiences(4)] = [1_000_000, 0]
+    return replace(state, weights=weights, modifiers=modifiers, modifier_anchor=modifiers)
+
+
+def _creatives(campaign: int) -> slice:
+    return slice(*CAMPAIGNS.creative_start[campaign : campaign + 2].tolist())
+
+
+def _audiences(campaign: int) -> slice:
+    return slice(*CAMPAIGNS.layout.audience_start[campaign : campaign + 2].tolist())
 
 
 @cache
@@ -196,7 +221,7 @@ class Everybody(RuleBasedStateMachine):
         self._hold(
             tuple(
                 self._named(
-                    place, CommandKind(kind), by=by, campaign=campaign, knob=knob, values=self._values(data, knob)
+                    place, CommandKind(kind), by=by, campaign=campaign, knob=knob, **self._edit(data, campaign, knob)
                 )
                 for place, kind in enumerate(kinds)
             ),
@@ -217,7 +242,7 @@ class Everybody(RuleBasedStateMachine):
         commands = [self._named(0, CommandKind.ROLLBACK, by="kim", action=action, **about)]
         kind = data.draw(st.sampled_from([None, None, None, *CommandKind]), label="beside it")
         if kind is not None:
-            commands.append(self._named(1, kind, by="ann", values=self._values(data, about["knob"]), **about))
+            commands.append(self._named(1, kind, by="ann", **self._edit(data, **about), **about))
         self._hold(tuple(commands), ticks)
 
     @rule(data=st.data(), knob=st.sampled_from(SCALARS), up=st.booleans())
@@ -239,7 +264,8 @@ class Everybody(RuleBasedStateMachine):
         several = data.draw(st.sampled_from([1, 2, 4]), label="campaigns")
         campaigns = data.draw(st.permutations(range(len(CAMPAIGNS))))[:several]
         self.wishes[source][self.account.tick + 1] = tuple(
-            data.draw(st.sampled_from([self._shifted, self._nudged]))(data, campaign) for campaign in campaigns
+            data.draw(st.sampled_from([self._shifted, self._nudged, self._tuned]))(data, campaign)
+            for campaign in campaigns
         )
         self._hold((), 1)
 
@@ -248,9 +274,19 @@ class Everybody(RuleBasedStateMachine):
         knob, percent = data.draw(st.sampled_from(changes), label="percent")
         return Wish(campaign, knob, "ann", "nudge", change=Fraction(percent, 100))
 
+    def _tuned(self, data: st.DataObject, campaign: int) -> Wish:
+        """A modifier by a little; of a campaign without audiences its bid."""
+        if campaign not in TOLD:
+            return self._nudged(data, campaign)
+        index = data.draw(st.sampled_from([(0,), (1,), (0, 1)]), label="audiences")
+        percent = data.draw(st.sampled_from([98, 101, 102]), label="percent")
+        old = self.account.controls.modifiers[_audiences(campaign)]
+        values = tuple(int(old[place]) * percent // 100 for place in index)
+        return Wish(campaign, Knob.MODIFIERS, "ann", "tune", values, audiences=index)
+
     def _shifted(self, data: st.DataObject, campaign: int) -> Wish:  # noqa: ARG002 - as the other
         """A little of the mass goes to the creative that has least."""
-        weights = self.account.controls.weights[CAMPAIGNS.cells_of(np.array([campaign]))].copy()
+        weights = self.account.controls.weights[_creatives(campaign)].copy()
         source, target = int(weights.argmax()), int(weights.argmin())
         weights[source] -= 30_000
         weights[target] += 30_000
@@ -264,7 +300,14 @@ class Everybody(RuleBasedStateMachine):
         values = tuple(undone.new.tolist())
         if len(values) == 3 and data.draw(st.booleans(), label="in part"):
             values = (values[0], values[1] + 10_000, values[2] - 10_000)
-        wish = Wish(int(undone.campaign[0]), Knob(undone.knob[0]), "ann", "again", values)
+        wish = Wish(
+            int(undone.campaign[0]),
+            Knob(undone.knob[0]),
+            "ann",
+            "again",
+            values,
+            audiences=tuple(undone.index.tolist()),
+        )
         self.wishes[source][self.account.tick + ticks] = (wish,)
         self._hold((), ticks)
 
@@ -277,6 +320,20 @@ class Everybody(RuleBasedStateMachine):
         for source in SOURCES:
             self.wishes[source][self.account.tick + ticks] = (Wish(campaign, knob, "ann", "again", change=change),)
         self._hold((), ticks)
+
+    @rule(data=st.data(), campaign=told_apart, source=st.sampled_from(SOURCES))
+    def target_or_drop(self, data: st.DataObject, campaign: int, source: Source) -> None:
+        """An audience is dropped by a person, or wanted as a target by others, whom somebody may say yes to."""
+        modifiers = self.account.controls.modifiers[_audiences(campaign)]
+        if modifiers[1]:
+            values, index = data.draw(st.sampled_from([((0,), (1,)), ((1_000_000, 0), (0, 1))]), label="dropped")
+            about = {"campaign": campaign, "knob": Knob.MODIFIERS, "values": values, "audiences": index}
+            self._hold((self._named(0, CommandKind.EDIT, by="kim", **about),), 1)
+        values = (data.draw(st.sampled_from([500_000, 1_000_000, 1_000_001]), label="target"),)
+        wish = Wish(campaign, Knob.MODIFIERS, "ann", "target", values, audiences=(1,))
+        self.wishes[source][self.account.tick + 25] = (wish,)
+        self._hold((), 25)
+        self._hold((self._named(0, CommandKind.APPROVE, by="ben", campaign=campaign, knob=Knob.MODIFIERS),), 1)
 
     @precondition(lambda self: breaker(self.account))
     @rule(data=st.data(), by=st.sampled_from(["ann", "kim", "kim", "ben"]))
@@ -369,7 +426,7 @@ class Everybody(RuleBasedStateMachine):
         knobs = [knob for whose, knob in self._mandated() if whose == campaign]
         for step in range(steps):
             change = data.draw(st.sampled_from([Fraction(-1, 10), Fraction(1, 20)]), label="change")
-            wish = Wish(campaign, knobs[step % len(knobs)], "ann", "course", change=change)
+            wish = self._step(campaign, knobs[step % len(knobs)], change)
             self.wishes[Source.POLICY][self.account.tick + 1] = (wish,)
             self._hold((), 1)
         self._befall(befalls, [campaign])
@@ -377,11 +434,20 @@ class Everybody(RuleBasedStateMachine):
             self._hold((), BLOCK)
         self._befall(None, [])
 
+    def _step(self, campaign: int, knob: Knob, change: Fraction) -> Wish:
+        """A scalar by a part of its value, or the modifier of the first audience."""
+        if knob is not Knob.MODIFIERS:
+            return Wish(campaign, knob, "ann", "course", change=change)
+        old = int(self.account.controls.modifiers[_audiences(campaign)][0])
+        return Wish(campaign, knob, "ann", "course", (int(old * (1 + change)),), audiences=(0,))
+
     def _mandated(self) -> list[tuple[int, Knob]]:
-        """The scalars that may move by themselves at the next boundary."""
+        """The scalars and modifiers that may move by themselves at the next boundary."""
         limits = self.account.limits
-        places = np.argwhere(limits.mandate_until[:, SCALARS] > self.account.tick).tolist()
-        return [(campaign, Knob(knob)) for campaign, knob in places] if limits.automatic else []
+        mandated = limits.mandate_until > self.account.tick
+        places = [(campaign, knob) for campaign in range(len(CAMPAIGNS)) for knob in SCALARS]
+        places += [(campaign, Knob.MODIFIERS) for campaign in TOLD]
+        return [place for place in places if mandated[place]] if limits.automatic else []
 
     @precondition(lambda self: self.commands)
     @rule(data=st.data())
@@ -455,6 +521,15 @@ class Everybody(RuleBasedStateMachine):
         met, told = type(self).met, self.account.round
         met["low impact"] += sum(1 for _ in by_knob(passed_by_themselves(self.account)))
         met["tried in the twin"] += sum(each["by"] == "trial" for each in told.header["impacts"])
+        alone, mandated = passed_by_themselves(self.account), automatic(self.account)
+        mandated = mandated.take(in_mandate(self.account, mandated))
+        applied = in_force(self.account)
+        met["modifiers by low impact"] += int((alone.knob == Knob.MODIFIERS).sum())
+        met["modifiers in a mandate"] += int((mandated.knob == Knob.MODIFIERS).sum())
+        met["audience targeted"] += int(target(applied).sum())
+        met["modifiers rolled back"] += int(
+            ((applied.knob == Knob.MODIFIERS) & (applied.source == Source.ROLLBACK)).sum()
+        )
         met["breaker opened"] += breaker(self.account) and not breaker(before)
         met["breaker closed"] += breaker(before) and not breaker(self.account)
         for each in told.header["watches"]:
@@ -494,7 +569,9 @@ class Everybody(RuleBasedStateMachine):
 
     def _wish(self, data: st.DataObject, ticks: int) -> None:
         for source in SOURCES:
-            shapes = data.draw(st.lists(st.sampled_from([self._scalar, self._scalar, self._vector]), max_size=2))
+            shapes = data.draw(
+                st.lists(st.sampled_from([self._scalar, self._scalar, self._vector, self._modifiers]), max_size=2)
+            )
             self.wishes[source][self.account.tick + ticks] = tuple(shape(data) for shape in shapes)
 
     def _scalar(self, data: st.DataObject) -> Wish:
@@ -517,6 +594,25 @@ class Everybody(RuleBasedStateMachine):
         fitting = SHARES[int(np.diff(CAMPAIGNS.creative_start)[campaign]) - 1]
         return data.draw(st.sampled_from([*fitting, (1, 2)]), label="shares")
 
+    def _modifiers(self, data: st.DataObject) -> Wish:
+        """Of one audience or of both; sometimes of a campaign that has none, or of an audience named twice."""
+        campaign = data.draw(st.sampled_from([*TOLD, *TOLD, 0]), label="campaign")
+        index = data.draw(st.sampled_from([(0,), (1,), (0, 1), (0, 1), (1, 1)]), label="audiences")
+        old = [*self.account.controls.modifiers[_audiences(campaign)].tolist(), 0]
+        near = [st.sampled_from(FACTORS).map(lambda factor, old=old[place]: int(old * factor)) for place in index]
+        values = tuple(data.draw(each | st.sampled_from(JUNK[3:]), label="wanted") for each in near)
+        return Wish(campaign, Knob.MODIFIERS, "ann", "modifiers", values, audiences=index)
+
+    def _edit(self, data: st.DataObject, campaign: int, knob: Knob) -> dict[str, Any]:
+        """What a person sets a knob to."""
+        if knob is Knob.WEIGHTS:
+            return {"values": self._shares(data, campaign)}
+        if knob is not Knob.MODIFIERS:
+            return {"values": self._values(data, knob)}
+        index = data.draw(st.sampled_from([(0,), (1,), (0, 1)]), label="audiences")
+        usual = st.sampled_from([0, 50_000, 500_000, 1_000_000, 1_500_000, 10_000_000, 10_000_001])
+        return {"values": tuple(data.draw(usual, label="edit") for _ in index), "audiences": index}
+
     def _values(self, data: st.DataObject, knob: Knob) -> tuple[int, ...]:
         """What a person sets a scalar or a switch to."""
         if knob is Knob.PAUSED:
@@ -537,8 +633,7 @@ class Everybody(RuleBasedStateMachine):
         by = data.draw(st.sampled_from(["ann"] * 6 + ["ben", "kim", "nobody"]))
         more: dict[str, Any] = {}
         if kind is CommandKind.EDIT:
-            weights = knob is Knob.WEIGHTS
-            more["values"] = self._shares(data, campaign) if weights else self._values(data, knob)
+            more = self._edit(data, campaign, knob)
         if kind in {CommandKind.FREEZE, CommandKind.UNFREEZE}:
             campaign = data.draw(st.sampled_from([ACCOUNT, 0]))  # few, so that freezes are lifted too
             knob, more["whole"] = data.draw(st.sampled_from(SCALARS)), data.draw(st.booleans(), label="whole")

@@ -2,7 +2,7 @@
 
 It is a function of campaign, controls and tick alone, so an account that goes back lives through the same again. The
 bid decides on the share of auctions won and on the price, so spend grows faster than revenue: rises of bids cost
-profit. The day's budget is spread evenly over its ticks.
+profit. The day's budget is spread evenly over its ticks, and like the auctions over the audiences.
 """
 
 from __future__ import annotations
@@ -49,16 +49,19 @@ class World:
         auctions = (9_000 - 500 * campaign + 1_000 * (hour // 6) + (tick * 7_919 + campaign * 104_729) % 97) * (
             24 // self.day
         )
-        bid, budget = int(controls.bid[0]), int(controls.budget[0])
-        price = max(bid // 2_000, 1)
+        creatives, audiences = len(controls.weights), len(controls.modifiers)
+        bid, budget = int(controls.bid[0]) * controls.modifiers // PPM, int(controls.budget[0]) // audiences
+        price = np.maximum(bid // 2_000, 1)
+        auctions = auctions // audiences
         won = np.minimum(auctions * bid // (bid + BID), budget // self.day // price) * (not controls.paused[0])
-        counts = np.zeros((ticks, len(controls.weights), len(COUNTS)), dtype=np.int64)
-        counts[..., OPPORTUNITIES] = auctions * controls.weights // PPM
-        counts[..., BIDS] = counts[..., OPPORTUNITIES] * (not controls.paused[0])
-        counts[..., IMPRESSIONS] = won * controls.weights // PPM
-        counts[..., CLICKS] = counts[..., IMPRESSIONS] * (4 - np.arange(len(controls.weights))) // 40
+        weights, appeal = np.repeat([controls.weights, 4 - np.arange(creatives)], audiences, axis=1)
+        counts = np.zeros((ticks, creatives * audiences, len(COUNTS)), dtype=np.int64)
+        counts[..., OPPORTUNITIES] = auctions * weights // PPM
+        counts[..., BIDS] = counts[..., OPPORTUNITIES] * np.tile(bid > 0, creatives) * (not controls.paused[0])
+        counts[..., IMPRESSIONS] = np.tile(won, creatives) * weights // PPM
+        counts[..., CLICKS] = counts[..., IMPRESSIONS] * appeal // 40
         counts[..., CONVERSIONS] = counts[..., CLICKS] // 5 * (self.troubles.get(campaign) is not Trouble.TRACKING)
-        counts[..., SPEND] = counts[..., IMPRESSIONS] * price
+        counts[..., SPEND] = counts[..., IMPRESSIONS] * np.tile(price, creatives)
         if self.troubles.get(campaign) is Trouble.RUNAWAY:
             counts[..., SPEND] *= 4
         counts[..., REVENUE] = counts[..., CONVERSIONS] * REVENUE_PER_CONVERSION
