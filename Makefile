@@ -20,7 +20,7 @@ check: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow and not ray"
+	$(BIN)/pytest $(BESIDE) -m "not slow and not ray"
 
 nightly: .venv/test
 	$(BIN)/pytest --hypothesis-profile nightly --timeout 7200 tests/properties
