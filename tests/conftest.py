@@ -99,6 +99,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             stage.run(job)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long searches: what is left at the end is short, and two processes end together."""
+    items.sort(key=lambda item: "properties" not in item.path.parts)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests told, in whichever process they ran."""
     for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
