@@ -26,7 +26,9 @@ def with_rows(given: Mapping[Any, Any], tables: Sequence[CampaignTable]) -> tupl
             if name in campaigns:
                 unusable.append(Problem((*path, "rows", name), "is a campaign already: rename one of the two"))
             elif len(values) != len(each.columns):
-                rule = f"must hold {len(each.columns)} values, one for each of the columns, not {len(values)}: correct it"
+                rule = (
+                    f"must hold {len(each.columns)} values, one for each of the columns, not {len(values)}: correct it"
+                )
                 unusable.append(Problem((*path, "rows", name), rule))
             else:
                 campaigns[name] = _campaign(each, values)
