@@ -1,4 +1,4 @@
-"""`python -m experiments.gallery [NAME …]`: run the scenarios, draw them, and print their totals as a Markdown table."""
+"""`python -m experiments.gallery [NAME …]`: run scenarios, draw them, print their totals as a Markdown table."""
 
 from __future__ import annotations
 

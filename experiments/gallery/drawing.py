@@ -1,4 +1,4 @@
-"""Small SVG charts for pages that are read on the web and in print: panels above each other over one horizontal axis."""
+"""Small SVG charts for pages read on the web and in print: panels above each other over one horizontal axis."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from engine.units import Float64
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#a8508b", "#8a95a0"
 """Of Okabe and Ito's colours, which the colour-blind tell apart and a grey print keeps apart, and a grey."""
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 800, 62, 18, 58, 44
+_WIDTH, _LEFT, _RIGHT, _BOTTOM = 800, 62, 30, 44
+_TITLE_ROW, _NAMES = 34, 26  # above the first panel: the title, and the names of shades where there are any
 _TITLE, _GAP = 26, 22  # above and below a panel's plot
 _INK, _FAINT = "#16202a", "#dfe4e8"
 _LETTER = 6.1  # width of a letter of 11 pixels, on average
@@ -132,7 +133,7 @@ def linear(values: Sequence[float], label: Label, *, least: float = 0.0, marks: 
 
 
 def _picture(of: Picture) -> Iterator[str]:
-    height = _TOP + sum(_TITLE + panel.height + _GAP for panel in of.panels) - _GAP + _BOTTOM
+    height = _top(of) + sum(_TITLE + panel.height + _GAP for panel in of.panels) - _GAP + _BOTTOM
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
         f'font-family="Helvetica, Arial, sans-serif" font-size="11" fill="{_INK}">'
@@ -140,7 +141,7 @@ def _picture(of: Picture) -> Iterator[str]:
     yield f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>'
     yield f'<text x="{_LEFT}" y="22" font-size="15" font-weight="bold">{escape(of.title)}</text>'
     yield from _spans(of, height)
-    top = _TOP
+    top = _top(of)
     for panel in of.panels:
         yield from _panel(of, panel, top + _TITLE)
         top += _TITLE + panel.height + _GAP
@@ -151,17 +152,20 @@ def _picture(of: Picture) -> Iterator[str]:
 def _spans(of: Picture, height: int) -> Iterator[str]:
     """Shades, and their names in two rows, so that neighbours do not run into each other."""
     ends = [-math.inf, -math.inf]
-    for span in sorted(of.spans, key=lambda each: each.low):
+    for place, span in enumerate(sorted(of.spans, key=lambda each: each.low)):
         left, right = _x(of, span.low), _x(of, span.high)
-        yield (
-            f'<rect x="{left:.1f}" y="{_TOP}" width="{max(right - left, 1.2):.1f}" height="{height - _TOP - _BOTTOM}" '
-            f'fill="#f0b429" fill-opacity="{0.22 if right - left > 2 else 0.9}"/>'
-        )
+        wide = right - left > 2
+        path = f"M{left:.1f} {_top(of)}h{max(right - left, 1.2):.1f}V{height - _BOTTOM}H{left:.1f}Z"
+        yield f'<path d="{path}" fill="#f0b429" fill-opacity="{(0.18, 0.34)[place % 2] if wide else 0.9}"/>'
         middle, half = (left + right) / 2, len(span.name) * _LETTER / 2
         middle = min(max(middle, _LEFT + half), _WIDTH - _RIGHT - half)
         row = 1 if middle - half > ends[1] + 4 else 0
         ends[row] = middle + half
         yield f'<text x="{middle:.1f}" y="{40 + 12 * row}" text-anchor="middle">{escape(span.name)}</text>'
+
+
+def _top(of: Picture) -> int:
+    return _TITLE_ROW + (_NAMES if of.spans else 0)
 
 
 def _x(of: Picture, value: float) -> float:

@@ -34,6 +34,7 @@ from experiments.runs import Run
 from sim.drift import log_levels
 from sim.rng import keys_of
 from sim.traffic import Curves
+from sim.world import WorldFactory
 
 _DAY = 24.0
 _INTERVAL = (0.05, 0.95)
@@ -58,14 +59,21 @@ class Told:
     def hours(self, moments: pd.Series) -> pd.Series:
         """Local hours that have passed since the run began."""
         local = moments.dt.tz_convert(self.config.account.zone).dt.tz_localize(None)
-        return (local - pd.Timestamp(self.config.time.start)) / pd.Timedelta(hours=1)
+        passed: pd.Series = (local - pd.Timestamp(self.config.time.start)) / pd.Timedelta(hours=1)
+        return passed
 
     def binned(self, hours: float, *campaigns: str) -> pd.DataFrame:
-        """Sums of bins of so many hours, over the campaigns named or over all; indexed by the day at which they open."""
+        """Sums of bins of so many hours, over the campaigns named or over all; indexed by the day when each opens."""
         table = self.table[self.table.campaign.isin(campaigns)] if campaigns else self.table
         counts = table.select_dtypes("number").groupby(table.hour // hours).sum()
         counts.index = pd.Index(np.asarray(counts.index, dtype=np.float64) * hours / _DAY)
         return counts
+
+    def budget(self, campaign: str) -> Float64:
+        """A campaign's budget as each day opens, currency units."""
+        own = self.table[self.table.campaign == campaign]
+        budgets: Float64 = own.groupby(own.hour // _DAY).budget_micros.first().to_numpy() / 1e6
+        return budgets
 
     def axis(self, every: int = 1) -> Axis:
         """The run's days, a mark at the beginning of every so many."""
@@ -95,7 +103,7 @@ def _percent(value: float) -> str:
 
 
 def _plain(value: float) -> str:
-    return f"{value:,.4g}"
+    return f"{value:,.6g}".replace("-", "−")
 
 
 def _share(of: pd.DataFrame, part: str, whole: str, scale: float = 1.0) -> Float64:
@@ -163,6 +171,7 @@ def display_48_bidders(told: Told, _: Told | None) -> Picture:
     bins = {name: told.binned(hours, name) for name in who}
     (name,) = told.config.markets
     world = build.simulation(told.config).source
+    assert isinstance(world, WorldFactory)
     (market,) = world.markets
     curve = Curves([market.traffic], world.grid).shape
     level = np.exp(log_levels([market], curve, keys_of(world.seed, "market", [name]))[:, 0])
@@ -278,7 +287,7 @@ def ten_clicks_a_day(told: Told, _: Told | None) -> Picture:
     closes = np.asarray(bins.index, dtype=np.float64) + 1
     ends = np.array([0.0, float(told.config.time.days)])
     return Picture(
-        "Ten clicks a day: eight weeks until the rate of calls is known to a third",
+        "Ten clicks a day, eight weeks: how slowly a rate becomes known",
         told.zone,
         told.axis(every=7),
         (
@@ -288,13 +297,20 @@ def ten_clicks_a_day(told: Told, _: Told | None) -> Picture:
             ),
             Panel(
                 "calls per click of “emergency”, measured so far",
-                linear([0.4], _percent),
+                linear([0.3], _percent, marks=3),
                 (
                     Between("90 % interval", BLUE, closes, low, high),
                     Line("measured", BLUE, closes, _share(so_far, "conversions", "clicks")),
                     Line("truth", ORANGE, ends, np.full(2, rate), dashed=True),
                 ),
-                190,
+                150,
+            ),
+            _panel(
+                "daily budget, EUR, which follows yesterday's return",
+                [
+                    Line(each, colour, _days(told.binned(_DAY, each), 0), told.budget(each), steps=True)
+                    for each, colour in (("bathrooms", ORANGE), (name, BLUE))
+                ],
             ),
         ),
     )
