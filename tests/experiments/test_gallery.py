@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_command_draws_what_the_page_shows(tmp_path: Path) -> None:
     assert len(row) == len(HEADINGS)
     assert row[0] == "ten_clicks_a_day"
     made, shown = (
-        ElementTree.parse(folder / "ten_clicks_a_day.svg").getroot()  # noqa: S314 - our own file
+        ET.parse(folder / "ten_clicks_a_day.svg").getroot()  # noqa: S314 - our own file
         for folder in (tmp_path, DOCS / "pictures")
     )
     assert [each.tag for each in made.iter()] == [each.tag for each in shown.iter()]
@@ -48,7 +48,7 @@ def test_a_picture_places_its_series_by_their_axes() -> None:
     axis = linear([2.0], lambda value: f"{value:g}", marks=2)
     series = (Line("a", BLUE, x, y), Dots("b", BLUE, x[:2], y[:2]), Bars("c", BLUE, x[:1], y[1:2], 1.0))
     panel = Panel("t", linear([10.0], str), (*series, Between("d", BLUE, x[:2], y[:2], y[:2] + 1)), height=100)
-    root = ElementTree.fromstring(Picture("T", "days", axis, (panel,), (Span(0.0, 1.0, "<s>"),)).svg())  # noqa: S314
+    root = ET.fromstring(Picture("T", "days", axis, (panel,), (Span(0.0, 1.0, "<s>"),)).svg())  # noqa: S314
     dots = [(float(each.get("cx", 0)), float(each.get("cy", 0))) for each in root.iter(f"{SVG}circle")]
     (left, bottom), (middle, half) = dots[-2:]
     assert (bottom - half, middle - left) == (pytest.approx(50), pytest.approx((800 - 62 - 30) / 2))
