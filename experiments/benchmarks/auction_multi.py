@@ -58,9 +58,7 @@ def world(auctions: int) -> tuple[WorldFactory, ControlState]:
         min_budget=np.ones(n, dtype=np.int64),
         max_budget=ample,
     )
-    market = Market(
-        Traffic(auctions), LEVEL_MICROS, PRICE_SIGMA, reserve_micros=RESERVE_MICROS, exposure=EXPOSURE
-    )
+    market = Market(Traffic(auctions), LEVEL_MICROS, PRICE_SIGMA, reserve_micros=RESERVE_MICROS, exposure=EXPOSURE)
     factory = WorldFactory(
         campaigns=campaigns,
         grid=TickGrid(datetime(2026, 3, 2), 30, 1),

@@ -32,7 +32,8 @@ def market_problems(config: SimulationConfig) -> Iterator[Problem]:
 
 def _activity(path: Path, of: Market | Audience) -> Iterator[Problem]:
     if of.activity is not None and of.people is None:
-        yield Problem((*path, "activity"), "is that of people, and none are counted: add people", of.activity)
+        rule = "is that of people, and none are counted here: add people or remove it"
+        yield Problem((*path, "activity"), rule, of.activity)
 
 
 def _slots(path: Path, market: Market) -> Iterator[Problem]:
