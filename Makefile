@@ -2,21 +2,25 @@
 # make nightly: the long searches of the guard's proofs · make mutants: how many small changes of the guard its tests notice
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+BESIDE := -n 2 --dist worksteal
 
 .PHONY: demo test check nightly mutants setup clean
 
 demo: .venv/run
 	$(BIN)/bidtwin simulate configs/quickstart.yaml
 
-test: .venv/test
-	$(BIN)/pytest
+test: .venv/test # what starts Ray does so alone: its processes are as many as the cores
+	failed=0; \
+	$(BIN)/pytest $(BESIDE) -m "not ray" || failed=1; \
+	$(BIN)/pytest -m ray || failed=1; \
+	exit $$failed
 
 check: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not slow and not ray"
+	$(BIN)/pytest $(BESIDE) -m "not slow and not ray"
 
 nightly: .venv/test
 	$(BIN)/pytest --hypothesis-profile nightly --timeout 7200 tests/properties

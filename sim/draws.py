@@ -16,7 +16,7 @@ from engine.units import MAX_MICROS, Float64, Int64
 from sim.kernel import helper, inner
 from sim.rng import AUDIENCE, CREATIVE, PRICE, REACH, TO_UNIT, VALUE, fill_words, normal, to_normals, uniform
 
-_ROOM, _SHORTEST, _LONGEST = 32_768, 64, 512  # auctions · campaigns of a block, auctions of a block
+_ROOM, _SHORTEST, _LONGEST = 65_536, 64, 1_024  # auctions · campaigns of a block, auctions of a block
 _MARGIN = 1e-3
 _LOG_THOUSAND = math.log(1000.0) + _MARGIN
 _RAREST = 2e-11  # as far out as `normal` reaches

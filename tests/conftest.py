@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -18,6 +19,9 @@ from tests.scenarios import AUCTIONS, BINS, SIMULATION, config, full_world, writ
 
 # `make nightly` chooses it: longer searches, other draws each time
 settings.register_profile("nightly", print_blob=True)
+
+TOLD = "told"
+"""The property by which a test tells a line."""
 
 
 def _ray(shards: int, campaigns_per_actor: int | None = None) -> Runner:
@@ -79,6 +83,40 @@ JOBS: dict[str, Callable[[Path, Path, Runner], Run]] = {
     "factual": _factual,
     "auctions": _auctions,
 }
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before several processes test, compile the kernels in this one.
+
+    Numba's cache on disk may mix up two signatures of a function that two processes save for the first time at once.
+    """
+    if session.config.getoption("dist", "no") == "no":  # this process tests, alone or as one of several
+        return
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "jobs"
+        folder.mkdir()
+        stage = Stage(folder, LocalRunner, EVERY_JOB)
+        for job in EVERY_JOB:
+            stage.run(job)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long searches: what is left at the end is short, and two processes end together."""
+    items.sort(key=lambda item: "properties" not in item.path.parts)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests told, in whichever process they ran."""
+    for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
+        for name, line in report.user_properties:
+            if name == TOLD:
+                terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Tell a line at the end of the whole session."""
+    return partial(record_property, TOLD)
 
 
 @pytest.fixture(scope="session")

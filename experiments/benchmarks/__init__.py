@@ -7,15 +7,30 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.errors import BadInput
-from experiments.benchmarks import auction_single, guard, interrupt, memory, recovery, tick_overhead
+from experiments.benchmarks import (
+    auction_multi,
+    auction_single,
+    episode_48x500k,
+    guard,
+    interrupt,
+    memory,
+    recovery,
+    scaling,
+    tick_overhead,
+)
 from experiments.benchmarks.measuring import Figure
 
 BENCHMARKS: dict[str, Callable[..., Figure]] = {
+    "auction_multi": auction_multi.measure,
     "auction_single": auction_single.measure,
+    "episode_48x500k": episode_48x500k.measure,
+    "episode_48x500k_memory": episode_48x500k.measure_memory,
     "guard": guard.measure,
     "interrupt": interrupt.measure,
     "memory": memory.measure,
     "recovery": recovery.measure,
+    "scaling_campaigns": scaling.measure_campaigns,
+    "scaling_shards": scaling.measure_shards,
     "tick_overhead": tick_overhead.measure,
 }
 

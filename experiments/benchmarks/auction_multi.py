@@ -1,8 +1,8 @@
 """`auction_multi`: 48 campaigns that meet in every auction of a market with three slots, bidder evaluations per second.
 
-The world's own kernel against the same auction in vectorised NumPy: every campaign values every opportunity (noise), bids
-against a competitor and a reserve, slots are sold by the generalised second-price rule and seen with falling exposure,
-clicks and conversions follow, and budgets are kept to the auction and never run out.
+The world's own kernel against the same auction in vectorised NumPy: every campaign values every opportunity (noise),
+bids against a competitor and a reserve, slots are sold by the generalised second-price rule and seen with falling
+exposure, clicks and conversions follow, and budgets are kept to the auction and never run out.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def measure(*, small: bool) -> Figure:
     campaigns, ticks, repeats = (100, 20, 1) if small else (10_000, 96, 3)
     plan = steering(campaigns, ticks)
     rate, baseline = by_turns(
-        lambda: _milliseconds(plan, RayRunner(SHARDS)), lambda: _milliseconds(plan, LocalRunner()), repeats
+        lambda: milliseconds(plan, RayRunner(SHARDS)), lambda: milliseconds(plan, LocalRunner()), repeats
     )
     return Figure(rate, "ms/tick", "LocalRunner", baseline)
 
@@ -121,7 +121,7 @@ def steering(n: int, ticks: int) -> Plan:
     )
 
 
-def _milliseconds(plan: Plan, runner: RayRunner | LocalRunner) -> float:
+def milliseconds(plan: Plan, runner: RayRunner | LocalRunner) -> float:
     """Run the plan in a folder of its own, check that every bid moved at every tick, and time its steady part."""
     landed: list[float] = []
 

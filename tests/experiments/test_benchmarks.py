@@ -11,9 +11,20 @@ import pytest
 from engine.errors import BadInput
 from engine.events import CLICKS, IMPRESSIONS, SPEND
 from engine.judgement import Outcome
+from engine.ledger import decode_round
 from engine.runtime.local import LocalRunner
+from engine.runtime.plan import partition
 from engine.runtime.store import LEDGER, read_ledger
-from experiments.benchmarks import BENCHMARKS, auction_single, guard, run_benchmarks, tick_overhead
+from experiments.benchmarks import (
+    BENCHMARKS,
+    auction_multi,
+    auction_single,
+    episode_48x500k,
+    guard,
+    run_benchmarks,
+    scaling,
+    tick_overhead,
+)
 
 KEYS = ["name", "rate", "unit", "baseline", "baseline_rate", "ratio", "peak_rss_mb"]
 
@@ -85,3 +96,33 @@ def test_steering_moves_every_bid_at_every_tick_for_days(tmp_path: Path) -> None
     rounds = list(read_ledger(tmp_path / LEDGER))[1:-1]
     assert len(rounds) == 143
     tick_overhead.check(plan, tmp_path)
+
+
+def test_auction_multi_and_its_baseline_hold_the_same_auctions() -> None:
+    """Impressions, clicks and spend of 40,000 auctions agree within five standard errors, bounded above by theirs."""
+    mine = auction_multi.world_totals(40_000)
+    theirs = auction_multi.numpy_totals(int(mine[0]), np.random.default_rng(7))
+    assert theirs[0] == mine[0]
+    impressions, clicks, spend = (np.array([mine[at], theirs[at]], dtype=float) for at in (1, 2, 4))
+    assert abs(np.subtract(*impressions)) < 5 * np.sqrt(
+        2 * 0.5 * mine[0]
+    )  # up to three of an auction, exclusive in parts
+    assert abs(np.subtract(*clicks)) < 5 * np.sqrt(clicks.sum())
+    assert abs(np.subtract(*spend / impressions)) < 5 * 10_000 * np.sqrt(2 / impressions.min())
+    assert mine[3] > 0
+
+
+def test_an_episode_steers_every_campaign(tmp_path: Path) -> None:
+    plan = episode_48x500k.episode(20_000)
+    outcome = LocalRunner().run(plan, tmp_path)
+    assert abs(outcome.totals.auctions - 20_000) < 5 * np.sqrt(20_000)
+    moved = {
+        int(campaign)
+        for record in list(read_ledger(tmp_path / LEDGER))[1:-1]
+        for campaign in decode_round(record).judged["campaign"]
+    }
+    assert moved == set(range(48))
+
+
+def test_scaling_gives_every_shard_half_of_the_markets() -> None:
+    assert [part.tolist() for part in partition(scaling.busy(1_000).campaigns, 2)] == [[0, 2], [1, 3]]

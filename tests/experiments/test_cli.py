@@ -235,7 +235,7 @@ def test_on_ray_too_and_no_process_is_left(tmp_path: Path, reference: Stage) -> 
     "more", [pytest.param(("--local",), marks=pytest.mark.slow), pytest.param((), marks=pytest.mark.ray)]
 )
 def test_ctrl_c_ends_in_a_sentence_and_leaves_a_ledger_that_holds(tmp_path: Path, more: tuple[str, ...]) -> None:
-    file = small(tmp_path, time={"start": "2026-03-28", "days": 900, "tick_minutes": 60}, record=[])
+    file = small(tmp_path, time={"start": "2026-03-28", "days": 300, "tick_minutes": 60}, record=[])
     with spawn("simulate", file, "--out", "run", *more, folder=tmp_path) as process:
         try:
             assert process.stderr is not None
@@ -249,7 +249,7 @@ def test_ctrl_c_ends_in_a_sentence_and_leaves_a_ledger_that_holds(tmp_path: Path
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
     found = api.audit(tmp_path / "run")
     assert (found["valid"], found["first_bad"]) == (True, None)
-    assert int(first.split()[1]) < found["records"] < 900 * 24
+    assert int(first.split()[1]) < found["records"] < 300 * 24
     assert found["max_relative_step"] <= 0.25
 
 

@@ -29,23 +29,26 @@ from tests.scenarios import SIMULATION, config
 pytestmark = pytest.mark.slow
 
 PEOPLE = {"ann": ["approver"], "oli": ["operator"], "sam": ["approver"]}
-WISHES = [
-    {
-        "day": day,
-        "time": f"{hour:02d}:00",
-        "campaign": "search-a",
-        "by": "sam",
-        "creatives": {"one": "60%", "two": "40%"},
-        "note": "one is clicked more",
-    }
-    for day, hours in ((1, range(5, 24)), (2, range(4, 24)))
-    for hour in hours
-]
+LONG = 8
+"""Days that a paced run takes half a minute for: nobody who steers it is too late."""
 
 
-def steered() -> dict[str, Any]:
-    """The small run, in whose script nobody answers and sam asks every hour."""
-    return config(SIMULATION, people=PEOPLE, script={"proposals": WISHES})
+def steered(days: int = 3) -> dict[str, Any]:
+    """The small run, in whose script nobody answers and sam asks every hour but on the last day."""
+    wishes = [
+        {
+            "day": day,
+            "time": f"{hour:02d}:00",
+            "campaign": "search-a",
+            "by": "sam",
+            "creatives": {"one": "60%", "two": "40%"},
+            "note": "one is clicked more",
+        }
+        for day in range(1, days)
+        for hour in range(5 if day == 1 else 4, 24)
+    ]
+    time = config(SIMULATION)["time"] | {"days": days}
+    return config(SIMULATION, people=PEOPLE, time=time, script={"proposals": wishes})
 
 
 def answers(run: Path) -> list[tuple[str, str, str]]:
@@ -58,7 +61,7 @@ def answers(run: Path) -> list[tuple[str, str, str]]:
 def live(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     """A run in a process of its own, five ticks a second."""
     file, run = tmp_path / "steered.yaml", tmp_path / "run"
-    file.write_text(yaml.safe_dump(steered()))
+    file.write_text(yaml.safe_dump(steered(LONG)))
     command = [Path(sys.executable).with_name("bidtwin"), "simulate", file, "--local", "--pace", "18000", "--out", run]
     process = subprocess.Popen(
         [*map(str, command), "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

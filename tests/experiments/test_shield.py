@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from engine.errors import BadInput
@@ -18,6 +17,7 @@ from experiments.api import Run
 from experiments.config import load_config
 from experiments.report.story_lines import story_text
 from experiments.users import users_policy
+from tests.frames import assert_same
 from tests.rehearsals import At, Crash, begin, go_on, small
 from tests.scenarios import AUCTIONS, config
 
@@ -83,7 +83,7 @@ def test_killed_before_at_and_after_the_suspension_and_resumed_it_ends_the_same(
         begin(loaded, tmp_path / "killed", runner, At(place))
     resumed = go_on(loaded, tmp_path / "killed", runner, At())
     assert resumed.digests == run.digests
-    pd.testing.assert_frame_equal(resumed.actions, run.actions)
+    assert_same(resumed.actions, run.actions)
 
 
 def test_its_story_tells_what_was_asked_for_and_how_many_steps_were_clipped(run: Run) -> None:

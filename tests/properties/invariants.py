@@ -365,7 +365,7 @@ def while_the_breaker_is_open_nothing_automatic_is_applied(before: Account, afte
     bundles = [
         tick
         for tick, rows in before.past.applied
-        for _ in np.unique(rows.campaign[rows.source == Source.ROLLBACK])
+        for _ in set(rows.campaign[rows.source == Source.ROLLBACK].tolist())
         if tick >= before.past.closed_at
     ]
     lately = [tick for tick in bundles if tick > bundles[-1] - after.limits.day]

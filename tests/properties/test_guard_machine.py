@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
@@ -640,7 +641,7 @@ class Everybody(RuleBasedStateMachine):
         return self._named(place, kind, by=by, campaign=campaign, knob=knob, **more)
 
 
-def test_the_invariants_hold_whatever_everybody_wants(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_invariants_hold_whatever_everybody_wants(tell: Callable[[str], None]) -> None:
     nightly = settings.get_current_profile_name() == "nightly"
     machine = type("Everybody", (Everybody,), {"steps": 0, "boundaries": 0, "met": Counter()})
     run_state_machine_as_test(
@@ -649,8 +650,7 @@ def test_the_invariants_hold_whatever_everybody_wants(capsys: pytest.CaptureFixt
             derandomize=not nightly, max_examples=500 if nightly else 32, stateful_step_count=50, deadline=None
         ),
     )
-    with capsys.disabled():
-        met = ", ".join(f"{what} {times}" for what, times in machine.met.items())
-        print(f"\neverybody: {machine.steps} steps, {machine.boundaries} boundaries; {met}")  # noqa: T201
+    met = ", ".join(f"{what} {times}" for what, times in machine.met.items())
+    tell(f"everybody: {machine.steps} steps, {machine.boundaries} boundaries; {met}")
     assert machine.steps >= (20_000 if nightly else 1_000)
     assert not {what for what in (EVERYTHING if nightly else OFTEN) if not machine.met[what]}

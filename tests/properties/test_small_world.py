@@ -10,6 +10,7 @@ and lost there too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fractions import Fraction
@@ -215,13 +216,12 @@ def happened(account: Account) -> set[str]:
     }
 
 
-def test_every_course_of_the_small_world_keeps_the_invariants(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_course_of_the_small_world_keeps_the_invariants(tell: Callable[[str], None]) -> None:
     nightly = settings.get_current_profile_name() == "nightly"
     search = Search(depth=4 if nightly else 3)
     search.run()
-    with capsys.disabled():
-        places = search.transitions * (2 + len(CAMPAIGNS) + 1)
-        print(f"\nsmall world: {search.states} states, {search.transitions} transitions, {places} losses")  # noqa: T201
+    places = search.transitions * (2 + len(CAMPAIGNS) + 1)
+    tell(f"small world: {search.states} states, {search.transitions} transitions, {places} losses")
     assert search.met >= {"low impact", "opened", "rolls_back", "rolled_back", "superseded", "frozen part"}
     for course in search.last[:: max(1, len(search.last) // 100)]:
         whole_ledger(course.account)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from pandas.testing import assert_frame_equal
 
 from engine.runtime.actors import RayRunner
 from engine.runtime.local import LocalRunner
@@ -20,6 +19,7 @@ from engine.runtime.watchdog import Watchdog
 from experiments import api
 from experiments.api import Run
 from experiments.config import RunConfig
+from tests.frames import assert_same
 from tests.rehearsals import Kill, Places, Rehearsed, small
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -87,8 +87,8 @@ def same(run: Run, undisturbed: Run) -> None:
     assert run.digests == undisturbed.digests
     assert run.totals == undisturbed.totals
     assert list(read_ledger(run.folder / LEDGER)) == list(read_ledger(undisturbed.folder / LEDGER))
-    assert_frame_equal(run.actions, undisturbed.actions)
-    assert_frame_equal(run.metrics, undisturbed.metrics)
+    assert_same(run.actions, undisturbed.actions)
+    assert_same(run.metrics, undisturbed.metrics)
     for name in ("events", "opportunities"):
-        assert_frame_equal(pd.read_parquet(run.folder / name), pd.read_parquet(undisturbed.folder / name))
+        assert_same(pd.read_parquet(run.folder / name), pd.read_parquet(undisturbed.folder / name))
     assert api.audit(run.folder)["valid"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from pandas.testing import assert_frame_equal
 
 from engine.runtime.store import LEDGER, read_ledger
 from experiments import api
 from tests.conftest import EVERY_JOB, Stage
+from tests.frames import assert_same
 from tests.scenarios import TICKS, config
 
 pytestmark = pytest.mark.slow
@@ -20,9 +20,9 @@ def test_every_runner_tells_the_same_to_the_byte(runner: Stage, reference: Stage
         assert here.digests == there.digests, job
         assert here.totals == there.totals, job
         assert list(read_ledger(here.folder / LEDGER)) == list(read_ledger(there.folder / LEDGER)), job
-        assert_frame_equal(here.actions, there.actions)
-        assert_frame_equal(here.metrics, there.metrics)
-        assert_frame_equal(here.summary, there.summary)
+        assert_same(here.actions, there.actions)
+        assert_same(here.metrics, there.metrics)
+        assert_same(here.summary, there.summary)
         told = {name: value for name, value in here.info.items() if name not in ("seconds", "auctions_per_second")}
         assert told == {name: there.info[name] for name in told}, job
 
@@ -31,7 +31,7 @@ def test_recorded_events_and_opportunities_are_the_same_files_of_rows(runner: St
     for name in ("events", "opportunities"):
         here, there = (pd.read_parquet(stage.run("simulated").folder / name) for stage in (runner, reference))
         assert len(here) > 1_000
-        assert_frame_equal(here, there)
+        assert_same(here, there)
 
 
 def test_every_runner_audits_as_valid(runner: Stage) -> None:

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
-from pandas.testing import assert_frame_equal
 
 from engine.ledger import Record, fold, verify
 from engine.runtime.local import LocalRunner, LostError
@@ -18,6 +17,7 @@ from engine.runtime.store import LEDGER, read_ledger
 from experiments import api
 from experiments.api import Run
 from experiments.config import RunConfig
+from tests.frames import assert_same
 from tests.rehearsals import At, Crash, begin, go_on, small
 
 SHARDS, CHECKPOINT_EVERY, DECISION_EVERY = 2, 4, 5
@@ -48,7 +48,7 @@ class Undisturbed:
         assert run.digests == self.run.digests
         assert run.totals == self.run.totals
         for name, table in self.tables.items():
-            assert_frame_equal(pd.read_parquet(run.folder / name), table)
+            assert_same(pd.read_parquet(run.folder / name), table)
         assert list(read_ledger(run.folder / LEDGER)) == self.ledger
         told, there = (
             {key: value for key, value in info.items() if key not in {"seconds", "auctions_per_second"}}
@@ -117,7 +117,7 @@ def test_lost_at_any_place_a_resumed_run_ends_as_if_nothing_had_happened(
         crash(undisturbed, out, n)
         if moment is Moment.AFTER_RESULT:
             assert api.open_run(out).info["status"] == "finished"
-            assert_frame_equal(api.open_run(out).metrics, undisturbed.run.metrics)
+            assert_same(api.open_run(out).metrics, undisturbed.run.metrics)
         else:
             assert api.open_run(out).info["status"] == "running"
             undisturbed.is_what_came_out(api.resume(out, runner=runner()))

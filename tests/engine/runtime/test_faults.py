@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from pandas.testing import assert_frame_equal
 
 from engine.errors import BadInput
 from engine.ledger import verify
@@ -22,6 +21,7 @@ from engine.runtime.store import LEDGER, read_ledger
 from experiments import api
 from experiments.api import Run
 from tests.experiments.cli_runs import Told, run
+from tests.frames import assert_same
 from tests.rehearsals import Crash, Rehearsed, begin, small
 from tests.scenarios import write_config
 
@@ -65,8 +65,8 @@ def lost(lost_once: Path, tmp_path: Path) -> Path:
 
 def same(here: Run, there: Run) -> None:
     assert here.digests == there.digests
-    assert_frame_equal(here.metrics, there.metrics)
-    assert_frame_equal(here.actions, there.actions)
+    assert_same(here.metrics, there.metrics)
+    assert_same(here.actions, there.actions)
 
 
 def refused(folder: Path) -> str:
