@@ -237,10 +237,9 @@ def _summary_row(counts: Int64, targets: ScoreTargets, unrecorded: Collection[st
         "cpc": _units(rates["cpc_micros"]),
         "cpa": _units(rates["cpa_micros"]),
     }
-    shown = {name: count[name] for name in ("impressions", "clicks", "conversions")} | {
-        "reach": count["people"] or None
-    }
-    return money | shown | {name: rates[name] for name in ("win_rate", "frequency", "ctr", "cvr", "roas", "score")}
+    shown = {name: count[name] for name in ("impressions", "clicks", "conversions")}
+    reached = {"reach": count["people"] or None, "frequency": rates["frequency"]}
+    return money | shown | reached | {name: rates[name] for name in ("win_rate", "ctr", "cvr", "roas", "score")}
 
 
 def _units(micros: float | None) -> float | None:

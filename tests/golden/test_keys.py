@@ -61,6 +61,7 @@ ACTIONS = [
     ("campaign", "string"),
     ("knob", "string"),
     ("creative", "string"),
+    ("audience", "string"),
     ("old", "int64"),
     ("wanted", "int64"),
     ("raw", "int64"),
