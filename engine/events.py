@@ -79,9 +79,14 @@ class TickCounts:
 
     def of_campaigns(self, cell_start: Int64) -> Int64:
         """Sum the cells of each campaign: int64[ticks, campaigns, len(COUNTS)]."""
-        if cell_start.size - 1 == self.values.shape[1]:
-            return self.values
-        return np.add.reduceat(self.values, cell_start[:-1], axis=1)
+        return sum_cells(self.values, cell_start)
+
+
+def sum_cells(values: Int64, cell_start: Int64) -> Int64:
+    """Sum the cells, which are the second axis, of each campaign."""
+    if cell_start.size - 1 == values.shape[1]:
+        return values
+    return np.add.reduceat(values, cell_start[:-1], axis=1)
 
 
 class _Columns:

@@ -49,6 +49,7 @@ def test_every_metric_of_a_campaign() -> None:
         spend_micros=4_000_000,
         revenue_micros=11_000_000,
         refunds_micros=1_000_000,
+        people=80,
     )
     assert metrics(seen, budget_micros=8_000_000) == {
         "ctr": Metric(0.05, 200),
@@ -60,6 +61,7 @@ def test_every_metric_of_a_campaign() -> None:
         "win_rate": Metric(0.4, 500),
         "impression_share": Metric(0.2, 1000),
         "budget_utilisation": Metric(0.5, 200),
+        "frequency": Metric(2.5, 80),
         "score": Metric(100 * (0.3 + 0.3 + 0.4 * (2.5 / 3.0)), 200),
     }
 
@@ -75,6 +77,7 @@ def test_nothing_seen_is_unknown_with_its_reason_never_zero_or_nan() -> None:
         "win_rate": Metric(None, 0, Reason.NO_BIDS),
         "impression_share": Metric(None, 0, Reason.NO_OPPORTUNITIES),
         "budget_utilisation": Metric(None, 0, Reason.NO_BUDGET),
+        "frequency": Metric(None, 0, Reason.NO_PEOPLE),
         "score": Metric(None, 0, Reason.MISSING_COMPONENT),
     }
 
