@@ -20,9 +20,9 @@ from engine.units import Int64, TickGrid
 from sim.attribution import BOOKING_COLUMNS, Attribution, Bookkeeper, last_click, truth_counts
 from sim.auction import Market, check_call
 from sim.columns import Markets, Past, buyers_of, clock, markets_of, room_for, segments_of, stakes_of
-from sim.conversions import CLICK_COLUMNS, CONVERSION_COLUMNS, Conversions, after_of, conversions_of, refunds_of
+from sim.conversions import CONVERSION_COLUMNS, Conversions, after_of, conversions_of, refunds_of
 from sim.drift import log_levels
-from sim.exchange import hold
+from sim.exchange import CLICK_COLUMNS, hold
 from sim.mishaps import Mishap, spoil
 from sim.people import Audience, Reach, people_of, persons_of
 from sim.recording import BOOKED_COLUMNS, Recorder
