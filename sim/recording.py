@@ -67,6 +67,7 @@ class Recorder:
             value_micros=zero,
             click_high=zero,
             click_low=zero,
+            number=zero.astype(np.uint16),
         )
 
     def _after(self, rows: Int64, kind: Kind) -> Events:
@@ -89,6 +90,7 @@ class Recorder:
             value_micros=row["value"],
             click_high=click_high,
             click_low=click_low + Kind.CLICK,
+            number=row["number"].astype(np.uint16),
         )
 
     def _event_id(

@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.campaigns import CampaignSet, ControlState, places_of
-from engine.events import CONVERSIONS, COUNTS, PEOPLE, REFUNDS, REVENUE, Events, Opportunities, TickCounts
+from engine.events import (
+    CONVERSIONS,
+    CONVERTING_CLICKS,
+    COUNTS,
+    PEOPLE,
+    REFUNDS,
+    REVENUE,
+    Events,
+    Opportunities,
+    TickCounts,
+)
 from engine.policy import Batch
 from engine.units import Int64, TickGrid
 from sim.attribution import BOOKING_COLUMNS, Attribution, Bookkeeper, last_click, truth_counts
@@ -33,7 +43,7 @@ from sim.troubles import NO_TROUBLES, Factors, Troubles, reported
 
 _HOUR_US = 3_600_000_000
 _CAMPAIGN, _CELL, _TICK, _TIME = (CLICK_COLUMNS.index(name) for name in ("campaign", "cell", "tick", "time"))
-_VALUE = CONVERSION_COLUMNS.index("value")
+_VALUE, _NUMBER = (CONVERSION_COLUMNS.index(name) for name in ("value", "number"))
 
 
 @dataclass(frozen=True)
@@ -289,10 +299,15 @@ class World:
             due = reported(due, share, self._buyers.key)
         booked, truth = self._book(clicks, due, closes)
         refunds, self._refunds = _due(np.concatenate((self._refunds, self._refunded(due, booked, ends))), closes)
-        for rows, columns in ((booked, (CONVERSIONS, REVENUE)), (refunds, (REFUNDS,))):
+        first = booked[booked[:, _NUMBER] == 0]
+        for column, rows, amount in (
+            (CONVERSIONS, booked, _WHOLE),
+            (CONVERTING_CLICKS, first, _WHOLE),
+            (REVENUE, booked, _VALUE),
+            (REFUNDS, refunds, _VALUE),
+        ):
             at = grid.tick_of(rows[:, _TIME]) - from_tick, rows[:, _TO_CELL]
-            for column in columns:
-                np.add.at(counts[:, :, column], at, rows[:, _WHOLE if column == CONVERSIONS else _VALUE])
+            np.add.at(counts[:, :, column], at, rows[:, amount])
         told = None if truth is None else truth_counts(truth, grid, from_tick, to_tick - from_tick, self._set.cells)
         return booked, refunds, told
 

@@ -49,6 +49,7 @@ METRICS = [
     ("revenue_micros", "int64"),
     ("refunds_micros", "int64"),
     ("people", "int64"),
+    ("converting_clicks", "int64"),
     ("caused", "int64"),
     ("credited_ppm", "int64"),
     ("credited_right_ppm", "int64"),

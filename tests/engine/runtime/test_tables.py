@@ -81,11 +81,13 @@ def test_conversions_and_refunds_name_their_click() -> None:
     zero = np.zeros(4, dtype=np.int64)
     money = {"price_micros": zero, "value_micros": zero}
     click = {"click_high": np.array([0, 0, 1, 1]), "click_low": np.array([0, 0, 2, 2])}
+    click["number"] = np.array([0, 0, 3, 3], dtype=np.uint16)
     names = {"event_high": zero, "event_low": np.arange(4)}
     who = {"campaign": zero, "cell": zero, "event_time": zero, "ingest_time": zero}
     told = event_columns(Events(kind=np.array(list(Kind)), **names, **who, **money, **click), campaigns)
     assert told["kind"].to_pylist() == ["impression", "click", "conversion", "refund"]
     assert told["click_id"].to_pylist() == [None, None, f"{1:016x}{2:016x}", f"{1:016x}{2:016x}"]
+    assert told["number"].to_pylist() == [None, None, 3, 3]
 
 
 def test_recorded_tables_have_null_where_there_was_no_conversion(reference: Stage) -> None:
