@@ -328,7 +328,7 @@ def _check_modifiers(case: _Case, layout: Layout, state: ControlState, limits: L
         ),
         low=minimum,
         high=np.minimum(maximum, most),
-        band_low=np.where(anew, 0, band_low),
+        band_low=band_low,
         band_high=np.where(anew, FIRST_MODIFIER, band_high),
     )
     _hold(case, rows, laws)
