@@ -494,7 +494,7 @@ def _judge_impact(
         mine = (campaign == member) & (knob == of)
         predicted[mine], tried[mine] = change, True
     account = 0 if per_day is None else sum(per_day.tolist())
-    step = 100 * np.abs(moved) > LARGE_STEP_PERCENT * np.where(knob == Knob.WEIGHTS, PPM, case.old[rows])
+    step = 100 * np.abs(moved) > LARGE_STEP_PERCENT * np.where(np.isin(knob, BANDED), case.old[rows], PPM)
     step |= (knob == Knob.MODIFIERS) & np.isin(case.change[rows], case.change[rows[step]])
     horizon = limits.day if limits.delay_horizon is None else limits.delay_horizon
     recent = tick < standing.rolled_back_at[campaign] + WEEK_DAYS * limits.day
