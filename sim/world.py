@@ -8,6 +8,7 @@ credited (`sim.attribution`). Between them travel tables of whole numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ from sim.conversions import CONVERSION_COLUMNS, Conversions, after_of, conversio
 from sim.drift import log_levels
 from sim.exchange import CLICK_COLUMNS, hold
 from sim.mishaps import Mishap, spoil
-from sim.people import Audience, Reach, people_of, persons_of
+from sim.people import Audience, People, Reach, people_of, persons_of
 from sim.recording import BOOKED_COLUMNS, Recorder
 from sim.response import Response
 from sim.rng import key_of
@@ -224,7 +225,7 @@ class World:
         )
         if not (self._audience >= 0).any():
             return
-        self._people = people_of(factory.people, factory.seed)
+        self._people = _everybody(factory.people, factory.seed)
         everybody = int(self._people.first[-1])
         self._reach = Reach(len(campaigns), everybody)
         if factory.attribution is not None:
@@ -357,6 +358,12 @@ class World:
 
 
 _TO_CELL, _WHOLE, _ORIGIN = (BOOKED_COLUMNS.index(name) for name in ("to_cell", "whole", "origin"))
+
+
+@lru_cache(maxsize=2)
+def _everybody(audiences: tuple[Audience, ...], seed: int) -> People:
+    """Everybody, drawn once for the world and once for its twin: a million people of unequal activity take a second."""
+    return people_of(audiences, seed)
 
 
 def _copied(past: Past) -> Past:

@@ -228,6 +228,22 @@ def test_wear_needs_people() -> None:
     assert world(document).response.wear.tolist().count(0.2) == 1
 
 
+def test_audiences_of_one_market_are_all_counted_or_none_is() -> None:
+    document = full_world(audiences={"old": {}, "young": {"people": 500}}, troubles=[])
+    del document["attribution"], document["campaigns"]["social-a"]["creatives"]["video"]["wear"]
+    document["markets"]["social"].pop("audiences")
+    with pytest.raises(BadInput) as refused:
+        load_config(document)
+    assert str(refused.value) == (
+        "configuration: audiences.old.people must be said, as other audiences of market search have theirs: add it, or "
+        "count nobody there"
+    )
+    document["audiences"] = {"old": {}, "young": {}}
+    factory = world(document)
+    assert {segment.audience for segment in factory.markets[1].segments} == {None}
+    assert factory.people == (Audience("everybody in display", 400),)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [

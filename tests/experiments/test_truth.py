@@ -13,6 +13,7 @@ from engine.policy import TRUTH, View
 from engine.runtime.local import LocalRunner
 from engine.runtime.plan import Moment
 from engine.units import PPM
+from experiments import show
 from experiments.config import load_config
 from tests.conftest import Stage
 from tests.rehearsals import At, Crash, begin, go_on
@@ -29,6 +30,17 @@ def test_the_truth_stands_in_the_tables_and_sums_to_the_runs_accuracy(reference:
     assert credited / PPM - cells < booked <= credited / PPM
     assert (run.metrics.credited_right_ppm <= run.metrics.credited_ppm).all()
     assert (run.metrics.credited_ppm <= run.metrics.caused * PPM).all()
+
+
+def test_the_command_line_tells_it_too(reference: Stage) -> None:
+    run = reference.run("full world")
+    told = run.info["attribution"]
+    (line,) = [line for line in show._lines(run) if line.startswith("Credit")]
+    assert line == (
+        f"Credit    for {told['credited']:,.0f} of {told['caused']:,} conversions, {told['accuracy']:.1%} of that to the "
+        "campaign that caused them"
+    )
+    assert not [line for line in show._lines(reference.run("simulated")) if line.startswith("Credit")]
 
 
 def test_without_attribution_there_is_no_truth_to_tell(reference: Stage) -> None:
