@@ -37,8 +37,8 @@ def test_the_command_line_tells_it_too(reference: Stage) -> None:
     told = run.info["attribution"]
     (line,) = [line for line in show._lines(run) if line.startswith("Credit")]
     assert line == (
-        f"Credit    for {told['credited']:,.0f} of {told['caused']:,} conversions, {told['accuracy']:.1%} of that to the "
-        "campaign that caused them"
+        f"Credit    for {told['credited']:,.0f} of {told['caused']:,} conversions, {told['accuracy']:.1%} of that to "
+        "the campaign that caused them"
     )
     assert not [line for line in show._lines(reference.run("simulated")) if line.startswith("Credit")]
 
