@@ -55,6 +55,7 @@ from experiments.config.steering import (
     UsersPolicy,
     Window,
 )
+from experiments.config.tables import with_rows
 from experiments.config.troubles import (
     BotClicks,
     BudgetCut,
@@ -80,6 +81,7 @@ from experiments.config.world import (
     Answers,
     Attribution,
     Audience,
+    CampaignTable,
     Conversions,
     Creative,
     Dated,
@@ -126,10 +128,12 @@ def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
     """
     name, given = document(source)
     model = _model(name, given)
-    try:
-        config = model.model_validate(given)
-    except ValidationError as error:
-        raise refusal(name, given, from_pydantic(error.errors(include_url=False), given, model)) from None
+    config = _validated(name, given, model)
+    if isinstance(config, SimulationConfig) and config.campaign_tables:
+        written, stray = with_rows(given, config.campaign_tables)
+        if stray:
+            raise refusal(name, given, stray)
+        given, config = written, _validated(name, written, model)
     try:
         found = list(problems(config))
     except BadInput as error:  # the calendar's own refusal
@@ -144,6 +148,15 @@ def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
     if config.limits_file is None:
         return config
     return config.model_copy(update={"limits_file": str((folder / config.limits_file).absolute())})
+
+
+def _validated(
+    name: str, given: dict[Any, Any], model: type[SimulationConfig] | type[ReplayConfig]
+) -> SimulationConfig | ReplayConfig:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise refusal(name, given, from_pydantic(error.errors(include_url=False), given, model)) from None
 
 
 def schema() -> dict[str, Any]:
@@ -174,6 +187,7 @@ __all__ = [
     "BinLog",
     "BotClicks",
     "BudgetCut",
+    "CampaignTable",
     "CommandSpec",
     "ConstantBids",
     "ConversionDrop",

@@ -22,6 +22,7 @@ from experiments.config.world import (
     Account,
     Attribution,
     Audience,
+    CampaignTable,
     ChargingBasis,
     Dated,
     HardLimits,
@@ -99,13 +100,18 @@ class _Common(Model):
 
 
 class SimulationConfig(_Common):
-    """A run in a simulated world."""
+    """A run in a simulated world.
+
+    campaign_tables:
+        Further campaigns, as rows of tables. Once loaded, they stand among `campaigns`.
+    """
 
     source: Literal["simulation"]
     time: SimulationTime
     audiences: Annotated[dict[Id, Audience], Field(default_factory=dict)]
     markets: Annotated[dict[Id, Market], Field(min_length=1)]
     campaigns: Annotated[dict[Id, SimulatedCampaign], Field(min_length=1)]
+    campaign_tables: Annotated[tuple[CampaignTable, ...], Field(exclude=True)] = ()
     attribution: Attribution | None = None
     troubles: tuple[Trouble, ...] = ()
 

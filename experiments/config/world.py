@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import time
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -373,6 +373,22 @@ class SimulatedCampaign(Model):
     def weights_ppm(self) -> dict[str, int] | None:
         """The share of each creative in ppm, in the order of `creatives`; None: they share equally."""
         return None if self.weights is None else shares_ppm(self.weights, tuple(self.creatives))
+
+
+class CampaignTable(Model):
+    """Campaigns that are alike but for a few settings, a keyword list for one: a row each.
+
+    like:
+        What all of them say, as a campaign says it.
+    columns:
+        Where they differ: settings, inner ones with dots, such as `conversions.rate`.
+    rows:
+        By a campaign's id its values of the columns.
+    """
+
+    like: dict[str, Any]
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+    rows: Annotated[dict[Id, tuple[Any, ...]], Field(min_length=1)]
 
 
 class ReplayedCampaign(Model):
