@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from engine.actions import Flaw, Knob, Proposals
 from engine.campaigns import CampaignSet, ControlState
 from engine.errors import BadInput
-from engine.events import BIDS, CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
+from engine.events import (
+    BIDS,
+    CLICKS,
+    CONVERSIONS,
+    CONVERTING_CLICKS,
+    COUNTS,
+    IMPRESSIONS,
+    OPPORTUNITIES,
+    REVENUE,
+    SPEND,
+)
 from engine.policy import Policy, View
 from engine.units import TickGrid
 
@@ -153,7 +163,7 @@ def _counts(generator: np.random.Generator, n: int, *, quiet: bool) -> NDArray[n
     counts[:, OPPORTUNITIES] = counts[:, BIDS] = generator.poisson(300, n)
     counts[:, IMPRESSIONS] = generator.binomial(counts[:, BIDS], 0.3)
     counts[:, CLICKS] = generator.binomial(counts[:, IMPRESSIONS], 0.05)
-    counts[:, CONVERSIONS] = generator.binomial(counts[:, CLICKS], 0.1)
+    counts[:, CONVERSIONS] = counts[:, CONVERTING_CLICKS] = generator.binomial(counts[:, CLICKS], 0.1)
     counts[:, SPEND] = counts[:, IMPRESSIONS] * generator.integers(5_000, 60_000, n)
     counts[:, REVENUE] = counts[:, CONVERSIONS] * 9_000_000
     return counts

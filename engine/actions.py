@@ -139,11 +139,11 @@ class Actions(_Rows):
 
     @property
     def moves_anchor(self) -> Bool:
-        """Whether the anchor band follows a row: a person's own edit, and an audience that an approval targets.
+        """Whether the anchor band follows a row: a person's own edit, and an audience that becomes a target.
 
-        Around the 0 that it comes from there is no band.
+        Around the 0 that it comes from there is no band, and it took a person: to edit, to approve, or to roll back.
         """
-        targets = (self.knob == Knob.MODIFIERS) & (self.old == 0) & (self.source > Source.ROLLBACK)
+        targets = (self.knob == Knob.MODIFIERS) & (self.old == 0)
         moves: Bool = (self.source == Source.PERSON) | targets
         return moves
 

@@ -27,10 +27,21 @@ COUNTS = (
     "revenue_micros",  # value of the conversions, whatever is refunded later
     "refunds_micros",  # value given back, booked in the tick of the refund; it may be more than that tick's revenue
     "people",  # reached by the campaign for the first time, where people are counted
+    "converting_clicks",  # conversions that are the first of their click, so that each click counts once
 )
-OPPORTUNITIES, BIDS, OUTSIDE_SUPPORT, IMPRESSIONS, CLICKS, CONVERSIONS, SPEND, REVENUE, REFUNDS, PEOPLE = range(
-    len(COUNTS)
-)
+(
+    OPPORTUNITIES,
+    BIDS,
+    OUTSIDE_SUPPORT,
+    IMPRESSIONS,
+    CLICKS,
+    CONVERSIONS,
+    SPEND,
+    REVENUE,
+    REFUNDS,
+    PEOPLE,
+    CONVERTING_CLICKS,
+) = range(len(COUNTS))
 
 
 class Kind(IntEnum):
@@ -79,9 +90,14 @@ class TickCounts:
 
     def of_campaigns(self, cell_start: Int64) -> Int64:
         """Sum the cells of each campaign: int64[ticks, campaigns, len(COUNTS)]."""
-        if cell_start.size - 1 == self.values.shape[1]:
-            return self.values
-        return np.add.reduceat(self.values, cell_start[:-1], axis=1)
+        return sum_cells(self.values, cell_start)
+
+
+def sum_cells(values: Int64, cell_start: Int64) -> Int64:
+    """Sum the cells, which are the second axis, of each campaign."""
+    if cell_start.size - 1 == values.shape[1]:
+        return values
+    return np.add.reduceat(values, cell_start[:-1], axis=1)
 
 
 class _Columns:
@@ -130,7 +146,8 @@ class Events(_Columns):
     `event_high` and `event_low` are the 128-bit id; `click_high` and `click_low` name the click that a conversion is
     attributed to, and that of the conversion that a refund takes back (zero for the other kinds). `price_micros` is the
     charge, on the event that is charged for; `value_micros` what a conversion is worth, or a refund gives back.
-    `ingest_time` is when the event became known: the event's own time, unless it came late.
+    `ingest_time` is when the event became known: the event's own time, unless it came late. `number` says which of its
+    click's conversions one is, from 0 on, and of which a refund is (zero for the other kinds).
     """
 
     kind: NDArray[Any] = _column("uint8")
@@ -144,6 +161,7 @@ class Events(_Columns):
     value_micros: Int64 = _column("int64")
     click_high: Int64 = _column("int64")
     click_low: Int64 = _column("int64")
+    number: NDArray[Any] = _column("uint16")
 
     def order(self) -> Int64:
         """The rows in order of (event_time, id), the copies of an event as they became known; int64[rows]."""
@@ -187,6 +205,7 @@ def deduplicated(events: Events) -> Events:
         events.value_micros,
         events.click_high,
         events.click_low,
+        events.number,
     )
     smallest_last = (events.ingest_time, *reversed(payload), events.event_time)
     rows = events.take(np.lexsort((*smallest_last, events.event_low, events.event_high, events.kind)))
@@ -208,6 +227,8 @@ def fold(events: Events, grid: TickGrid, first_tick: int, ticks: int, cells: int
     for kind, count in ((Kind.IMPRESSION, IMPRESSIONS), (Kind.CLICK, CLICKS), (Kind.CONVERSION, CONVERSIONS)):
         of_kind = rows.kind == kind
         np.add.at(values[:, :, count], (at[of_kind], rows.cell[of_kind]), 1)
+    first = (rows.kind == Kind.CONVERSION) & (rows.number == 0)
+    np.add.at(values[:, :, CONVERTING_CLICKS], (at[first], rows.cell[first]), 1)
     np.add.at(values[:, :, SPEND], (at, rows.cell), rows.price_micros)
     refund = rows.kind == Kind.REFUND
     for chosen, count in ((~refund, REVENUE), (refund, REFUNDS)):

@@ -328,7 +328,7 @@ def _check_modifiers(case: _Case, layout: Layout, state: ControlState, limits: L
         ),
         low=minimum,
         high=np.minimum(maximum, most),
-        band_low=np.where(anew, 0, band_low),
+        band_low=band_low,
         band_high=np.where(anew, FIRST_MODIFIER, band_high),
     )
     _hold(case, rows, laws)
@@ -494,7 +494,7 @@ def _judge_impact(
         mine = (campaign == member) & (knob == of)
         predicted[mine], tried[mine] = change, True
     account = 0 if per_day is None else sum(per_day.tolist())
-    step = 100 * np.abs(moved) > LARGE_STEP_PERCENT * np.where(knob == Knob.WEIGHTS, PPM, case.old[rows])
+    step = 100 * np.abs(moved) > LARGE_STEP_PERCENT * np.where(np.isin(knob, BANDED), case.old[rows], PPM)
     step |= (knob == Knob.MODIFIERS) & np.isin(case.change[rows], case.change[rows[step]])
     horizon = limits.day if limits.delay_horizon is None else limits.delay_horizon
     recent = tick < standing.rolled_back_at[campaign] + WEEK_DAYS * limits.day

@@ -26,6 +26,7 @@ class Reason(Enum):
     NO_CONVERSIONS = "no_conversions"
     NO_SPEND = "no_spend"
     NO_BUDGET = "no_budget"
+    NO_PEOPLE = "no_people"
     MISSING_COMPONENT = "missing_component"
     NOT_RECORDED = "not_recorded"
 
@@ -91,20 +92,24 @@ def metrics(
 ) -> dict[str, Metric]:
     """Every published metric of one campaign's (or account's) counts, a vector of len(COUNTS).
 
-    CTR, CVR, win rate and impression share are fractions, CPC, CPM and CPA micros, ROAS a ratio, the score 0 … 100.
+    CTR, CVR, win rate and impression share are fractions; CVR is that of converting clicks, however many conversions
+    each brings, and unknown where conversions are. CPC, CPM and CPA micros, ROAS a ratio, the score 0 … 100.
     ROAS is (revenue − refunds) / spend. A refund counts when it happens, so over a short time more may be given back
     than earned: ROAS is negative then, and not cut at 0, so that the ROAS of a whole is the mean of its parts',
     weighted by spend. No count is ever negative, and the score takes what is below 0 for 0.
-    `budget_micros` is that of the period the counts cover; without it there is no budget utilisation. `unrecorded`
+    `budget_micros` is that of the period the counts cover; without it there is no budget utilisation. Frequency,
+    impressions per person, is meant for counts since the run began, as people count when they are first reached; it is
+    unknown where nobody was, or nobody counts them. `unrecorded`
     names counts that the log behind them does not carry: what is made of those is unknown.
     """
     values = zip(COUNTS, counts, strict=True)
     count = {name: None if name in unrecorded else int(value) for name, value in values}
     impressions, clicks, conversions = count["impressions"], count["clicks"], count["conversions"]
+    converting = None if conversions is None else count["converting_clicks"]
     spend, kept = count["spend_micros"], _difference(count["revenue_micros"], count["refunds_micros"])
     rates = {
         "ctr": _ratio(clicks, impressions, Reason.NO_IMPRESSIONS),
-        "cvr": _ratio(conversions, clicks, Reason.NO_CLICKS),
+        "cvr": _ratio(converting, clicks, Reason.NO_CLICKS),
         "cpc_micros": _ratio(spend, clicks, Reason.NO_CLICKS),
         "cpm_micros": _ratio(spend, impressions, Reason.NO_IMPRESSIONS, impressions, per=1000),
         "cpa_micros": _ratio(spend, conversions, Reason.NO_CONVERSIONS),
@@ -112,6 +117,7 @@ def metrics(
         "win_rate": _ratio(impressions, count["bids"], Reason.NO_BIDS),
         "impression_share": _ratio(impressions, count["opportunities"], Reason.NO_OPPORTUNITIES),
         "budget_utilisation": _ratio(spend, budget_micros or 0, Reason.NO_BUDGET, impressions),
+        "frequency": _ratio(impressions, count["people"], Reason.NO_PEOPLE),
     }
     return rates | {"score": score(rates["ctr"], rates["cvr"], rates["roas"], targets or ScoreTargets())}
 

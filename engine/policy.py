@@ -121,13 +121,16 @@ class Trial(Protocol):
         ...
 
 
+TRUTH = ("caused", "credited_ppm", "credited_right_ppm")
+"""Conversions that clicks of a campaign caused; the ppm of credit given for them, and given to that campaign."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """What a source emitted over a span of ticks; records are empty unless it was asked for them.
 
     `auctions` counts each auction once, however many campaigns met in it. `truth` is what a world knows and nobody in
-    it sees: int64[ticks, cells, 3], conversions caused, ppm of credit given for them, and ppm given to the campaign
-    that caused them; None where conversions are credited to their cause.
+    it sees: int64[ticks, cells, len(TRUTH)]; None where conversions are credited to their cause.
     """
 
     counts: TickCounts

@@ -26,9 +26,11 @@ from engine.runtime.local import LocalRunner, LostError, Outcome, Progress
 from engine.runtime.plan import Moment, Plan, Rehearsal, unrehearsed
 from engine.runtime.store import LEDGER, Fence, is_written, read_ledger
 from engine.runtime.tables import Totals, clear_away, write_actions
+from engine.units import PPM, Int64
 from experiments import build
 from experiments.config import AuctionLog, BinLog, ReplayConfig, RunConfig, SimulationConfig, load_config
 from experiments.runs import SCHEMA_VERSION, Run, audit, open_run, story
+from sim.attribution import accuracy
 from sim.logs.rejects import Rejects
 
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -311,9 +313,18 @@ def _results(
         "totals": outcome.totals.as_dict() | dict.fromkeys(unrecorded),
         "unrecorded": list(unrecorded),
         "actions": {name: counts.get(name, 0) for name in names},
+        "attribution": _attribution(outcome.totals.truth),
         "seconds": round(seconds, 3),
         "auctions_per_second": round(outcome.totals.auctions / seconds) if outcome.totals.auctions else None,
     }
+
+
+def _attribution(truth: Int64 | None) -> dict[str, Any] | None:
+    """Conversions caused, those credited to any click, and the share of the credit that went to the cause."""
+    if truth is None:
+        return None
+    caused, credited, _ = truth.tolist()
+    return {"accuracy": accuracy(truth), "caused": caused, "credited": credited / PPM}
 
 
 def _of_log(about: _AboutLog | None, totals: Totals) -> dict[str, Any]:

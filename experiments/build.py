@@ -355,7 +355,9 @@ def _troubles(config: SimulationConfig, campaigns: CampaignSet) -> Troubles:
     disapprovals = _of_kind(config, settings.Disapproved)
     return Troubles(
         rates=tuple(Spell(*ticks, kind.factor, members(kind.campaigns)) for ticks, kind in drops),
-        reports=tuple(Spell(*ticks, 1 - kind.lost, members(kind.campaigns)) for ticks, kind in outages),
+        reports=tuple(
+            Spell(*ticks, settings.ppm(1 - kind.lost) / PPM, members(kind.campaigns)) for ticks, kind in outages
+        ),
         approvals=tuple(Spell(*ticks, 0.0, creatives(kind)) for ticks, kind in disapprovals),
     )
 

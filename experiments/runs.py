@@ -99,7 +99,10 @@ class Run:
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """One row per campaign: counts, rates, score, changes, refusals and rollbacks; money in currency units."""
+        """One row per campaign: counts, rates, score, changes, refusals and rollbacks; money in currency units.
+
+        `reach` is the number of people reached and `frequency` impressions per person, where people are counted.
+        """
         counts = self.metrics.groupby("campaign", observed=True)[list(COUNTS)].sum().sort_index()
         targets = load_config(self.info["config"]).score.targets
         unrecorded = self.info["unrecorded"]
@@ -135,6 +138,7 @@ class Run:
             "digests",
             "totals",
             "actions",
+            "attribution",
             "rejects",
             "support",
             "overspent_days",
@@ -234,7 +238,8 @@ def _summary_row(counts: Int64, targets: ScoreTargets, unrecorded: Collection[st
         "cpa": _units(rates["cpa_micros"]),
     }
     shown = {name: count[name] for name in ("impressions", "clicks", "conversions")}
-    return money | shown | {name: rates[name] for name in ("win_rate", "ctr", "cvr", "roas", "score")}
+    reached = {"reach": count["people"] or None, "frequency": rates["frequency"]}
+    return money | shown | reached | {name: rates[name] for name in ("win_rate", "ctr", "cvr", "roas", "score")}
 
 
 def _units(micros: float | None) -> float | None:

@@ -145,6 +145,11 @@ def _lines(run: Run) -> Iterator[str]:
     if support:
         share = f"{support['share_outside']:.2%} of bids were" if support["bids"] else "no bid was"
         yield f"Support   {share} above the logged bid, beyond which the log cannot speak"
+    attribution = run.info["attribution"]
+    if attribution:
+        accuracy = attribution["accuracy"]
+        right = "" if accuracy is None else f", {accuracy:.1%} of that to the campaign that caused them"
+        yield f"Credit    for {attribution['credited']:,.0f} of {attribution['caused']:,} conversions{right}"
     if run.info["overspent_days"] is not None:
         yield f"Budgets   the log spends more than its budget on {run.info['overspent_days']} campaign-days"
     yield f"Digests   metrics {run.digests['metrics'][:16]}… · ledger {run.digests['ledger'][:16]}…"

@@ -22,10 +22,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from engine.units import MAX_MICROS, PPM, Bool, Float64, Int64
 from sim.delays import Delays, Law, Part, check_shares, padded
+from sim.exchange import CLICK_COLUMNS
 from sim.kernel import helper, kernel
 from sim.rng import CONVERSION, REFUND, SEVERAL, TO_UNIT, normal, philox, uniform
 
-CLICK_COLUMNS = ("market", "campaign", "cell", "tick", "index", "time")
 CONVERSION_COLUMNS = (*CLICK_COLUMNS, "value", "number", "clicked")
 """Of conversions and refunds: `time` is when it happens, `clicked` when the click did, `number` 0, 1, … within it."""
 

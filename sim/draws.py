@@ -111,6 +111,9 @@ def draw_prices(
     2.5), so a crowd costs no more than one. Missing competitors bid the reserve.
     """
     last = min(slots, competitors)
+    if competitors == 0:  # people are as they would be with competitors, so that these move nobody's value
+        fill_words(block.words, (size + 3) >> 2, first, tick, PRICE, key)
+        to_normals(block.words, block.heat, size, block.tail, block.place)
     for rank in range(slots):
         if rank >= last:
             for k in range(size):

@@ -10,106 +10,18 @@ the second-price auction; under first price everyone pays the own bid.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.campaigns import ControlState
 from engine.events import BIDS, CLICKS, IMPRESSIONS, OPPORTUNITIES, SPEND
-from engine.units import MAX_MICROS, PPM, Bool, Float64, Int64
+from engine.units import Float64, Int64
 from sim.auction import UNREACHABLE, bid_for, charge, most_charged
-from sim.draws import Block, block_for, draw_audiences, draw_cells, draw_prices, draw_reach, draw_values, surely_below
+from sim.columns import Buyers, Clock, Markets, Past, Room, Stakes
+from sim.draws import Block, draw_audiences, draw_cells, draw_prices, draw_reach, draw_values, surely_below
 from sim.kernel import helper, inner, kernel
 from sim.response import is_click, predicted_ctr
-from sim.rng import BOT, CLICK, EXPOSURE, TO_UNIT, Z_MAX, fill_words, word
-
-
-class Markets(NamedTuple):
-    """The markets of a world over a span of ticks: m markets, t ticks."""
-
-    key: NDArray[Any]  # uint64[m]
-    start: Int64  # int64[m + 1], bounds of each market in `seat`
-    seat: Int64  # int64[n], campaigns in order of (market, position)
-    sigma: Float64  # float64[m]
-    reserve: Int64  # int64[m]
-    first_price: Bool  # bool[m]
-    competitors: Int64  # int64[m]
-    slot_start: Int64  # int64[m + 1], bounds of each market in `exposure`
-    exposure: Float64  # float64[slots], how likely a slot is seen
-    audience_start: Int64  # int64[m + 1], bounds of each market in the next two
-    audience_share: Float64  # float64[audiences], thresholds: those before and this one together
-    audience_log_price: Float64  # float64[audiences]
-    strength: Float64  # float64[m], how the competition's level answers the account's share, in logs
-    persistence: Float64  # float64[m], how slowly it does
-    bots: Float64  # float64[t, m], or [1, m] if it never changes: share of impressions that machines click
-    log_level: Float64  # float64[t, m]
-    auctions: Int64  # int64[t, m]
-
-
-class Buyers(NamedTuple):
-    """The campaigns of a world: n campaigns, c creatives, a audiences, cells."""
-
-    key: NDArray[Any]  # uint64[n]
-    creative_start: Int64  # int64[n + 1]
-    audience_start: Int64  # int64[n + 1]
-    cell_start: Int64  # int64[n + 1]
-    reach: Float64  # float64[n]
-    sigma: Float64  # float64[n]
-    correlation: Float64  # float64[n], of value and price
-    discount: Float64  # float64[n], one over the mean value
-    per_click: Bool  # bool[n]
-    daily: Bool  # bool[n], whether the budget is a local day's
-    ctr: Float64  # float64[cells], of a creative that nobody has seen yet
-    wear: Float64  # float64[cells], exponent; 0 where it does not wear out
-    decay: Float64  # float64[cells], what is left of the frequency after a tick of rest
-    people: Float64  # float64[cells], how many are in the audience
-
-
-class Stakes(NamedTuple):
-    """What the controls in force mean for the kernel."""
-
-    bid: Int64  # int64[a], the bid for each audience
-    log_bid: Float64  # float64[a]
-    budget: Int64  # int64[n]
-    paused: Bool  # bool[t, n], or [1, n] if it never changes: paused, or without a creative to show
-    share: Float64  # float64[t, c], or [1, c]: thresholds of each creative, those before it and this one together
-    least: Int64  # int64[n], no entered bid can cost less; with less budget than this a campaign is out
-    highest: Float64  # float64[n], the highest bid for any audience
-    most: (
-        Float64  # float64[n], no bid for an opportunity is more, whatever it is worth; infinite where none may be made
-    )
-
-
-class Clock(NamedTuple):
-    """Where a span of ticks lies in event time."""
-
-    from_tick: int
-    opens: int  # event time at which `from_tick` opens
-    tick_us: int
-    new_day: Bool  # bool[t], whether a tick is the first of its local day
-
-
-class Past(NamedTuple):
-    """What a world remembers between ticks; the kernel brings it up to date."""
-
-    charged: Int64  # int64[n], in the budget period
-    frequency: Float64  # float64[cells], impressions per person of the audience, as far as not forgotten
-    pressure: Float64  # float64[m], the account's share of the auctions, as the competition has felt it
-
-
-class Room(NamedTuple):
-    """Scratch for one block of auctions and the campaigns of one market."""
-
-    block: Block
-    stance: Int64  # int64[seats]
-    most: Int64  # int64[seats], what winning can cost at most
-    entered: Int64  # int64[seats], the bids of one auction, where opportunities are recorded
-    ctr: Float64  # float64[cells], at the opening of the tick
-    best_seat: Int64  # int64[slots + 1], the best entered seats of one auction
-    best_bid: Int64  # int64[slots + 1]
-    best_value: Float64  # float64[slots + 1]
-
+from sim.rng import BOT, CLICK, EXPOSURE, TO_UNIT, fill_words, word
 
 OUT, UNSURE, SURE = 0, 1, 2
 """A campaign enters no auction, some, or every one that reaches it, as far as its budget goes."""
@@ -119,64 +31,6 @@ IMPRESSION_COLUMNS = ("market", "campaign", "cell", "tick", "index", "time", "pr
 OPPORTUNITY_COLUMNS = ("market", "campaign", "cell", "tick", "index", "time", "price", "clicked")
 NOT, BY_PERSON, BY_BOT, BY_BOTH = range(4)
 """Who clicked an impression."""
-
-
-def stakes_of(buyers: Buyers, controls: ControlState, eligible: Bool) -> Stakes:
-    """Derive from the controls what the kernel needs; `eligible` is bool[t, c], or [1, c] if it never changes.
-
-    The bounds `least` and `most` hold for every opportunity a 32-bit normal can bring, so that most auctions are
-    judged without computing the bid. A creative that is not eligible leaves its share to the others.
-    """
-    sizes = np.diff(buyers.audience_start)
-    bid = np.repeat(controls.bid, sizes) * controls.modifiers // PPM
-    bid = np.minimum(bid, MAX_MICROS).astype(np.int64)
-    with np.errstate(divide="ignore"):
-        log_bid = np.log(bid.astype(np.float64))
-    starts = buyers.audience_start[:-1]
-    highest, lowest = (each.reduceat(bid, starts) if bid.size else bid for each in (np.maximum, np.minimum))
-    high, low = np.exp(Z_MAX * buyers.sigma), np.exp(-Z_MAX * buyers.sigma)
-    sure = lowest * low > 1 + 1e-6  # every bid is a micro at least
-    least = np.where(
-        lowest > 0, np.maximum(np.floor(lowest * low * (1 - 1e-9)), 1), np.where(highest > 0, 1, UNREACHABLE)
-    )
-    share, idle = _shares(buyers, controls.weights, eligible)
-    return Stakes(
-        bid=bid,
-        log_bid=log_bid,
-        budget=controls.budget.astype(np.int64),
-        paused=controls.paused | idle,
-        share=share,
-        least=np.minimum(least, UNREACHABLE).astype(np.int64),
-        highest=highest.astype(np.float64),
-        most=np.where(sure, highest * high, np.inf),
-    )
-
-
-def _shares(buyers: Buyers, weights: Int64, eligible: Bool) -> tuple[Float64, Bool]:
-    """Thresholds of the creatives of every campaign, and which campaigns have none to show."""
-    start = buyers.creative_start
-    shown = np.where(eligible, weights, 0)
-    running = np.cumsum(shown, axis=1)
-    before = running[:, start[:-1]] - shown[:, start[:-1]]
-    total = running[:, start[1:] - 1] - before
-    sizes = np.diff(start)
-    with np.errstate(invalid="ignore"):
-        share = (running - np.repeat(before, sizes, axis=1)) / np.repeat(total, sizes, axis=1)
-    return share, total == 0
-
-
-def room_for(seats: int, slots: int, cells: int) -> Room:
-    """Scratch for markets of at most so many campaigns and slots, in a world of so many cells."""
-    return Room(
-        block=block_for(seats, slots),
-        stance=np.zeros(seats, dtype=np.int64),
-        most=np.zeros(seats, dtype=np.int64),
-        entered=np.zeros(seats, dtype=np.int64),
-        ctr=np.zeros(cells),
-        best_seat=np.zeros(slots + 1, dtype=np.int64),
-        best_bid=np.zeros(slots + 1, dtype=np.int64),
-        best_value=np.zeros(slots + 1),
-    )
 
 
 @helper

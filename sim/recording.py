@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from engine.events import Events, Kind, Opportunities, Status
 from engine.units import Bool, Int64
-from sim.conversions import CLICK_COLUMNS, CONVERSION_COLUMNS
-from sim.exchange import BY_PERSON, IMPRESSION_COLUMNS, OPPORTUNITY_COLUMNS
+from sim.conversions import CONVERSION_COLUMNS
+from sim.exchange import BY_PERSON, CLICK_COLUMNS, IMPRESSION_COLUMNS, OPPORTUNITY_COLUMNS
 
 BOOKED_COLUMNS = (*CONVERSION_COLUMNS, *(f"to_{name}" for name in CLICK_COLUMNS[:-1]), "whole", "origin")
 """A conversion, or what is given back of it; the click it is credited to, how many it counts as, and which it is."""
@@ -67,6 +67,7 @@ class Recorder:
             value_micros=zero,
             click_high=zero,
             click_low=zero,
+            number=zero.astype(np.uint16),
         )
 
     def _after(self, rows: Int64, kind: Kind) -> Events:
@@ -89,6 +90,7 @@ class Recorder:
             value_micros=row["value"],
             click_high=click_high,
             click_low=click_low + Kind.CLICK,
+            number=row["number"].astype(np.uint16),
         )
 
     def _event_id(

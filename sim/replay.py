@@ -13,6 +13,7 @@ from engine.events import (
     BIDS,
     CLICKS,
     CONVERSIONS,
+    CONVERTING_CLICKS,
     COUNTS,
     IMPRESSIONS,
     OPPORTUNITIES,
@@ -158,7 +159,8 @@ class AuctionReplay:
         tick = np.maximum(self._grid.tick_of(waiting[:, 0]), from_tick)
         due = tick < from_tick + len(counts)
         self._pending = waiting[~due & (tick < self._grid.ticks)]
-        np.add.at(counts[:, :, CONVERSIONS], (tick[due] - from_tick, waiting[due, 1]), 1)
+        for count in (CONVERSIONS, CONVERTING_CLICKS):  # a recorded click leads to one at most
+            np.add.at(counts[:, :, count], (tick[due] - from_tick, waiting[due, 1]), 1)
         np.add.at(counts[:, :, REVENUE], (tick[due] - from_tick, waiting[due, 1]), waiting[due, 2])
 
 
@@ -290,7 +292,8 @@ class IntervalReplayFactory:
 class IntervalReplay:
     """Interval outcomes as logged, whatever the controls say.
 
-    Such a log tells what was won and not what was bid, so auctions reached and entered stay zero.
+    Such a log tells what was won and not what was bid, so auctions reached and entered stay zero; nor which conversions
+    are of one click, so each counts as its click's only one.
 
     Parameters
     ----------
@@ -321,6 +324,7 @@ class IntervalReplay:
             (IMPRESSIONS, rows.impressions),
             (CLICKS, rows.clicks),
             (CONVERSIONS, rows.conversions),
+            (CONVERTING_CLICKS, rows.conversions),
             (SPEND, rows.spend_micros),
             (REVENUE, rows.revenue_micros),
         ):

@@ -7,33 +7,44 @@ credited (`sim.attribution`). Between them travel tables of whole numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.campaigns import CampaignSet, Charging, ControlState, Period, places_of
-from engine.events import CONVERSIONS, COUNTS, PEOPLE, REFUNDS, REVENUE, Events, Opportunities, TickCounts
+from engine.campaigns import CampaignSet, ControlState, places_of
+from engine.events import (
+    CONVERSIONS,
+    CONVERTING_CLICKS,
+    COUNTS,
+    PEOPLE,
+    REFUNDS,
+    REVENUE,
+    Events,
+    Opportunities,
+    TickCounts,
+)
 from engine.policy import Batch
-from engine.units import Bool, Float64, Int64, TickGrid
+from engine.units import Int64, TickGrid
 from sim.attribution import BOOKING_COLUMNS, Attribution, Bookkeeper, last_click, truth_counts
-from sim.auction import Market, Segment, check_call
-from sim.conversions import CLICK_COLUMNS, CONVERSION_COLUMNS, Conversions, after_of, conversions_of, refunds_of
+from sim.auction import Market, check_call
+from sim.columns import Markets, Past, buyers_of, clock, markets_of, room_for, segments_of, stakes_of
+from sim.conversions import CONVERSION_COLUMNS, Conversions, after_of, conversions_of, refunds_of
 from sim.drift import log_levels
-from sim.exchange import Buyers, Clock, Markets, Past, hold, room_for, stakes_of
+from sim.exchange import CLICK_COLUMNS, hold
 from sim.mishaps import Mishap, spoil
-from sim.people import Audience, Reach, people_of, persons_of
+from sim.people import Audience, People, Reach, people_of, persons_of
 from sim.recording import BOOKED_COLUMNS, Recorder
 from sim.response import Response
-from sim.rng import key_of, keys_of
+from sim.rng import key_of
 from sim.traffic import Curves
 from sim.troubles import NO_TROUBLES, Factors, Troubles, reported
 
 _HOUR_US = 3_600_000_000
 _CAMPAIGN, _CELL, _TICK, _TIME = (CLICK_COLUMNS.index(name) for name in ("campaign", "cell", "tick", "time"))
-_VALUE = CONVERSION_COLUMNS.index("value")
+_VALUE, _NUMBER = (CONVERSION_COLUMNS.index(name) for name in ("value", "number"))
 
 
 @dataclass(frozen=True)
@@ -178,9 +189,9 @@ class World:
         self._specs = [factory.markets[number] for number in numbers]
         self._curves = Curves([spec.traffic for spec in self._specs], factory.grid)
         response = factory.response.select(factory.campaigns, members)
-        self._segments = _segments(self._set, self._specs, numbers)
-        self._buyers = _buyers(self._set, response, self._segments, factory)
-        self._markets = _markets(self._set, self._specs, numbers, factory)
+        self._segments = segments_of(self._set, self._specs, numbers)
+        self._buyers = buyers_of(self._set, response, self._segments, factory.people, factory.grid, factory.seed)
+        self._markets = markets_of(self._set, self._specs, numbers, factory.grid, factory.seed)
         self._log_level = log_levels(self._specs, self._curves.shape, self._markets.key)
         cells = self._set.cells
         most = int(np.diff(self._markets.start).max(initial=0))
@@ -214,7 +225,7 @@ class World:
         )
         if not (self._audience >= 0).any():
             return
-        self._people = people_of(factory.people, factory.seed)
+        self._people = _everybody(factory.people, factory.seed)
         everybody = int(self._people.first[-1])
         self._reach = Reach(len(campaigns), everybody)
         if factory.attribution is not None:
@@ -289,10 +300,15 @@ class World:
             due = reported(due, share, self._buyers.key)
         booked, truth = self._book(clicks, due, closes)
         refunds, self._refunds = _due(np.concatenate((self._refunds, self._refunded(due, booked, ends))), closes)
-        for rows, columns in ((booked, (CONVERSIONS, REVENUE)), (refunds, (REFUNDS,))):
+        first = booked[booked[:, _NUMBER] == 0]
+        for column, rows, amount in (
+            (CONVERSIONS, booked, _WHOLE),
+            (CONVERTING_CLICKS, first, _WHOLE),
+            (REVENUE, booked, _VALUE),
+            (REFUNDS, refunds, _VALUE),
+        ):
             at = grid.tick_of(rows[:, _TIME]) - from_tick, rows[:, _TO_CELL]
-            for column in columns:
-                np.add.at(counts[:, :, column], at, rows[:, _WHOLE if column == CONVERSIONS else _VALUE])
+            np.add.at(counts[:, :, column], at, rows[:, amount])
         told = None if truth is None else truth_counts(truth, grid, from_tick, to_tick - from_tick, self._set.cells)
         return booked, refunds, told
 
@@ -344,6 +360,12 @@ class World:
 _TO_CELL, _WHOLE, _ORIGIN = (BOOKED_COLUMNS.index(name) for name in ("to_cell", "whole", "origin"))
 
 
+@lru_cache(maxsize=2)
+def _everybody(audiences: tuple[Audience, ...], seed: int) -> People:
+    """Everybody, drawn once for the world and once for its twin: a million people of unequal activity take a second."""
+    return people_of(audiences, seed)
+
+
 def _copied(past: Past) -> Past:
     return Past(past.charged.copy(), past.frequency.copy(), past.pressure.copy())
 
@@ -352,87 +374,3 @@ def _due(rows: Int64, closes: int) -> tuple[Int64, Int64]:
     """Those that happen before an event time, and the others."""
     now = rows[:, _TIME] < closes
     return rows[now], rows[~now]
-
-
-def clock(grid: TickGrid, from_tick: int, to_tick: int) -> Clock:
-    """Where a span of ticks lies in event time."""
-    return Clock(from_tick, grid.opens(from_tick), grid.tick_us, new_days(grid)[from_tick:to_tick])
-
-
-def new_days(grid: TickGrid) -> Bool:
-    """Whether a tick is the first of its local day; shape [ticks]."""
-    return np.append(True, grid.closes_day[:-1])
-
-
-def _segments(campaigns: CampaignSet, specs: Sequence[Market], numbers: Int64) -> list[Segment]:
-    """The segment that every cell is shown to."""
-    place = np.searchsorted(numbers, campaigns.market)[campaigns.cell_campaign].tolist()
-    first = campaigns.layout.audience_start[campaigns.cell_campaign]
-    segment = (campaigns.cell_audience - first).tolist()
-    return [specs[market].segments[each] for market, each in zip(place, segment, strict=True)]
-
-
-def _markets(campaigns: CampaignSet, specs: Sequence[Market], numbers: Int64, factory: WorldFactory) -> Markets:
-    """What stays as it is over the run; price level and auctions are for a span to fill in."""
-    seat = np.argsort(campaigns.market, kind="stable").astype(np.int64)
-    answers = [(0.0, 0.0) if spec.answer is None else (spec.answer.strength, spec.answer.persistence) for spec in specs]
-    segments = [segment for spec in specs for segment in spec.segments]
-
-    def column(name: str, kind: str = "float64") -> NDArray[Any]:
-        return np.array([getattr(spec, name) for spec in specs], dtype=kind)
-
-    def starts(sizes: list[int]) -> Int64:
-        return np.cumsum([0, *sizes], dtype=np.int64)
-
-    return Markets(
-        key=keys_of(factory.seed, "market", [factory.campaigns.markets[number] for number in numbers]),
-        start=np.append(np.searchsorted(campaigns.market[seat], numbers), seat.size).astype(np.int64),
-        seat=seat,
-        sigma=column("price_sigma"),
-        reserve=column("reserve_micros", "int64"),
-        first_price=column("first_price", "bool"),
-        competitors=column("competitors", "int64"),
-        slot_start=starts([len(spec.exposure) for spec in specs]),
-        exposure=np.array([seen for spec in specs for seen in spec.exposure]),
-        audience_start=starts([len(spec.segments) for spec in specs]),
-        audience_share=np.array(
-            [share for spec in specs for share in np.cumsum([each.share for each in spec.segments])]
-        ),
-        audience_log_price=np.log([segment.price for segment in segments]),
-        strength=np.array([strength for strength, _ in answers]),
-        persistence=np.array([persistence for _, persistence in answers]),
-        bots=_bots(specs, factory.grid),
-        log_level=np.empty((0, len(specs))),
-        auctions=np.empty((0, len(specs)), dtype=np.int64),
-    )
-
-
-def _bots(specs: Sequence[Market], grid: TickGrid) -> Float64:
-    """The share of impressions that machines click, of several the largest; [1, m] where there never are any."""
-    shares = np.zeros((grid.ticks if any(spec.bots for spec in specs) else 1, len(specs)))
-    for m, spec in enumerate(specs):
-        for each in spec.bots:
-            shares[each.ticks, m] = np.maximum(shares[each.ticks, m], each.factor)
-    return shares
-
-
-def _buyers(campaigns: CampaignSet, response: Response, segments: Sequence[Segment], factory: WorldFactory) -> Buyers:
-    creative = campaigns.cell_creative
-    people = {audience.name: float(audience.people) for audience in factory.people}
-    ticks_of_rest = response.rest_hours * (_HOUR_US / factory.grid.tick_us)
-    return Buyers(
-        key=keys_of(factory.seed, "campaign", campaigns.ids),
-        creative_start=campaigns.creative_start,
-        audience_start=campaigns.layout.audience_start,
-        cell_start=campaigns.cell_start,
-        reach=response.reach,
-        sigma=response.value_sigma,
-        correlation=response.correlation,
-        discount=np.exp(-0.5 * response.value_sigma**2),
-        per_click=campaigns.charging == Charging.PER_CLICK,
-        daily=campaigns.period == Period.DAY,
-        ctr=np.minimum(response.ctr[creative] * [segment.ctr for segment in segments], 1.0),
-        wear=response.wear[creative],
-        decay=(0.5 ** (1 / ticks_of_rest))[creative],
-        people=np.array([people.get(segment.audience or "", 1.0) for segment in segments], dtype=np.float64),
-    )

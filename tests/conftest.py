@@ -15,7 +15,7 @@ from hypothesis import settings
 from engine.runtime.local import LocalRunner
 from experiments import api
 from experiments.api import Run, Runner
-from tests.scenarios import AUCTIONS, BINS, SIMULATION, config, write_auctions, write_bins
+from tests.scenarios import AUCTIONS, BINS, SIMULATION, config, full_world, write_auctions, write_bins
 
 # `make nightly` chooses it: longer searches, other draws each time
 settings.register_profile("nightly", print_blob=True)
@@ -30,15 +30,15 @@ def _ray(shards: int, campaigns_per_actor: int | None = None) -> Runner:
     return RayRunner(shards, campaigns_per_actor)
 
 
-EVERY_JOB = ("simulated", "simulated, a decision every 5 ticks", "recorded", "factual", "auctions")
+EVERY_JOB = ("simulated", "simulated, a decision every 5 ticks", "recorded", "factual", "auctions", "full world")
 RUNNERS: dict[
     str, tuple[Callable[[], Runner], tuple[str, ...]]
 ] = {  # Ray takes seconds to start: each job where it tells
     "local": (LocalRunner, EVERY_JOB),
     "local-3-shards": (lambda: LocalRunner(3), EVERY_JOB),
     "ray-1-shard": (lambda: _ray(1), ("simulated",)),
-    "ray-2-shards": (lambda: _ray(2), ("simulated", "simulated, a decision every 5 ticks", "recorded")),
-    "ray-an-actor-each": (lambda: _ray(2, 1), ("simulated", "factual")),
+    "ray-2-shards": (lambda: _ray(2), ("simulated", "simulated, a decision every 5 ticks", "recorded", "full world")),
+    "ray-an-actor-each": (lambda: _ray(2, 1), ("simulated", "factual", "full world")),
 }
 
 
@@ -79,6 +79,7 @@ JOBS: dict[str, Callable[[Path, Path, Runner], Run]] = {
     "simulated": _simulated,
     "simulated, a decision every 5 ticks": lambda *of: _simulated(*of, decision_every=5),
     "recorded": _recorded,
+    "full world": lambda _, out, runner: api.simulate(full_world(), out=out, runner=runner),
     "factual": _factual,
     "auctions": _auctions,
 }

@@ -183,3 +183,51 @@ def write_bins(path: Path, change: Callable[[list[str]], list[str]] = lambda lin
             table.writerow(change([str(value) for value in known]))
     path.write_text(BIN_COLUMNS + "\n" + text.getvalue())
     return path
+
+
+FULL_WORLD = """\
+audiences:
+  old: {people: 900}
+  young: {people: 500, activity: 0.8}
+markets:
+  display:
+    auction: first_price
+    people: 400
+    price: {level_micros: 20_000, sigma: 0.6, competitors: 3}
+  search:
+    auction: gsp
+    slots: [100%, 70%, 40%]
+    price: {level_micros: 24_000, sigma: 0.6, competitors: 5, answers: {strength: 0.5, persistence: 0.9}}
+    audiences: {young: {share: 60%, ctr: 1.3, cvr: 0.8, price: 1.1}, old: {share: 40%, value: 1.4}}
+  social:
+    auction: second_price
+    price: {level_micros: 20_000, sigma: 0.5}
+    audiences: {old: {share: 30%}, young: {share: 70%, ctr: 1.2}}
+campaigns:
+  search-a: {value_price_correlation: 0.3}
+  social-a: {creatives: {still: {ctr: 12%}, video: {ctr: 14%, wear: {exponent: 0.3, rest_days: 7}}}}
+attribution: {model: last_click, window_hours: 24, lost_ids: 5%}
+troubles:
+  - {day: 1, time: "06:00", hours: 12, traffic_loss: {markets: [social], factor: 40%}}
+  - {day: 3, time: "00:00", hours: 24, traffic_rush: {markets: all, factor: 3}}
+  - {day: 1, hours: 2, price_shock: {markets: [display], factor: 1.6}}
+  - {day: 2, hours: 5, bot_clicks: {markets: [search], share: 5%}}
+  - {day: 2, hours: 6, conversion_drop: {campaigns: [search-a, social-b], factor: 60%}}
+  - {day: 2, time: "12:00", hours: 3, tracking_outage: {campaigns: all, lost: 90%}}
+  - {day: 1, hours: 24, disapproved: {campaign: social-a, creatives: [video]}}
+  - {day: 2, time: "20:00", hours: 3, disapproved: {campaign: search-b, creatives: [plain]}}
+  - {day: 1, time: "20:00", budget_cut: {campaign: search-b, by: eve, budget_micros: 2_000_000}}
+  - {day: 1, hours: 5, late_events: {share: 10%, hours: 2}}
+  - {day: 1, hours: 5, duplicated_events: {share: 10%, hours: 0}}
+  - {day: 1, hours: 5, misdated_events: {share: 10%, hours: -3}}
+  - {day: 1, hours: 5, orphaned_clicks: {share: 10%}}
+"""
+
+
+def full_world(**changes: Any) -> dict[str, Any]:
+    """The small simulation with everything switched on that its world can do, recording events alone."""
+    document, on = config(record=["events"]), yaml.safe_load(FULL_WORLD)
+    for part in ("markets", "campaigns"):
+        for name, further in on.pop(part).items():
+            document[part][name].update(further)
+    return document | on | changes

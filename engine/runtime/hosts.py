@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from engine.actions import Approved
 from engine.campaign_machine import CampaignMachine, CampaignState
 from engine.campaigns import ControlState
-from engine.events import Events, Opportunities, TickCounts
+from engine.events import Events, Opportunities, TickCounts, sum_cells
 from engine.ledger import LedgerError, decode_round
 from engine.messages import (
     Advanced,
@@ -66,11 +66,16 @@ class Report:
 
 @dataclass(frozen=True)
 class Records:
-    """What a source recorded over a span, and how many auctions it held."""
+    """What a source recorded over a span, how many auctions it held, and what it knows beside what it shows.
 
+    It goes to the tables alone: neither a campaign nor a policy ever sees the truth.
+    """
+
+    members: Int64
     events: Events
     opportunities: Opportunities
     auctions: int
+    truth: Int64 | None  # [ticks, members, len(TRUTH)]
 
 
 class CampaignHost:
@@ -164,7 +169,12 @@ class SourceHost:
         batch = self.advance(from_tick, to_tick, merged)
         cells = [self._campaigns.cells_of(group) for group in groups]
         counts = [TickCounts(from_tick, batch.counts.values[:, mine]) for mine in cells]
-        return [*counts, Records(batch.events, batch.opportunities, batch.auctions)]
+        return [*counts, self.records(batch)]
+
+    def records(self, batch: Batch) -> Records:
+        """What the tables get of a span."""
+        truth = None if batch.truth is None else sum_cells(batch.truth, self._campaigns.cell_start)
+        return Records(self._members, batch.events, batch.opportunities, batch.auctions, truth)
 
 
 class ShardHost:
@@ -189,7 +199,7 @@ class ShardHost:
         controls = self._campaigns.apply(approved)
         batch = self._source.advance(from_tick, to_tick, controls)
         report = self._campaigns.observe(batch.counts)
-        return report, Records(batch.events, batch.opportunities, batch.auctions)
+        return report, self._source.records(batch)
 
     def snapshot(self, campaign: int) -> tuple[dict[str, int], Int64]:
         """Controls and lifetime counts of one campaign."""

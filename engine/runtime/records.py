@@ -29,6 +29,7 @@ EVENTS = pa.schema(
         ("price_micros", pa.int64()),
         ("value_micros", pa.int64()),
         ("click_id", pa.string()),  # the click that a conversion, or a refunded one, is attributed to
+        ("number", pa.uint16()),  # which of its click's conversions it is; null likewise
     ],
     metadata=METADATA,
 )
@@ -57,6 +58,7 @@ OPPORTUNITIES = pa.schema(
 def event_columns(events: Events, campaigns: CampaignSet) -> dict[str, Any]:
     """Events as columns of the file."""
     click = identifiers(events.click_high, events.click_low)
+    of_no_click = ~np.isin(events.kind, (Kind.CONVERSION, Kind.REFUND))
     return {
         "event_time": times(events.event_time),
         "ingest_time": times(events.ingest_time),
@@ -67,7 +69,8 @@ def event_columns(events: Events, campaigns: CampaignSet) -> dict[str, Any]:
         "audience": _audiences(events.cell, campaigns),
         "price_micros": events.price_micros,
         "value_micros": events.value_micros,
-        "click_id": pa.array(click, mask=~np.isin(events.kind, (Kind.CONVERSION, Kind.REFUND))),
+        "click_id": pa.array(click, mask=of_no_click),
+        "number": pa.array(events.number, mask=of_no_click),
     }
 
 

@@ -26,6 +26,7 @@ from engine.campaigns import CampaignSet
 from engine.events import BIDS, CLICKS, CONVERSIONS, COUNTS, IMPRESSIONS, OUTSIDE_SUPPORT, REFUNDS, REVENUE, SPEND
 from engine.judgement import Outcome, Reason
 from engine.ledger import Record, RecordKind, Round, decode_round, explain
+from engine.policy import TRUTH
 from engine.runtime.hosts import STEADY, Records, Report
 from engine.runtime.plan import Moment, Rehearsal, unrehearsed
 from engine.runtime.records import (
@@ -49,7 +50,7 @@ _SEGMENTED = ("metrics", "events", "opportunities")
 
 METRICS = pa.schema(
     [("tick", pa.int32()), ("tick_start", TIME), ("campaign", WORD), ("channel", WORD), ("market", WORD)]
-    + [(name, pa.bool_() if name == "paused" else pa.int64()) for name in (*STEADY, *COUNTS)],
+    + [(name, pa.bool_() if name == "paused" else pa.int64()) for name in (*STEADY, *COUNTS, *TRUTH)],
     metadata=METADATA,
 )
 
@@ -84,6 +85,7 @@ class Totals:
 
     auctions: int = 0
     counts: Int64 = field(default_factory=lambda: np.zeros(len(COUNTS), dtype=np.int64))
+    truth: Int64 | None = None  # [len(TRUTH)]
 
     def as_dict(self) -> dict[str, int]:
         """The totals by name."""
@@ -218,8 +220,11 @@ class Recorder:
             self._chain = hashlib.sha256(self._chain + rows.tobytes()).digest()
         self.totals.counts = self.totals.counts + values[:, :, len(STEADY) :].sum(axis=(0, 1))
         self.totals.auctions += sum(each.auctions for each in records)
+        truth = self._truth(ticks, records)
+        if truth is not None:
+            self.totals.truth = truth.sum(axis=(0, 1)) + (0 if self.totals.truth is None else self.totals.truth)
         self.tick = first_tick + ticks
-        self._table("metrics", METRICS).add(self._metric_columns(first_tick, values))
+        self._table("metrics", METRICS).add(self._metric_columns(first_tick, values, truth))
         self._record("events", EVENTS, [each.events for each in records], event_columns)
         self._record("opportunities", OPPORTUNITIES, [each.opportunities for each in records], opportunity_columns)
 
@@ -249,14 +254,26 @@ class Recorder:
             self._open[name] = _Table(path, schema, self._rehearsal, self._fence)
         return self._open[name]
 
-    def _metric_columns(self, first_tick: int, values: Int64) -> dict[str, Any]:
+    def _truth(self, ticks: int, records: Sequence[Records]) -> Int64 | None:
+        """What the sources know beside the counts, int64[ticks, campaigns, len(TRUTH)]; None where they do not tell."""
+        told = [(each.members, each.truth) for each in records if each.truth is not None]
+        if not told:
+            return None
+        whole = np.empty((ticks, len(self._campaigns), len(TRUTH)), dtype=np.int64)
+        for members, truth in told:
+            whole[:, members] = truth
+        return whole
+
+    def _metric_columns(self, first_tick: int, values: Int64, truth: Int64 | None) -> dict[str, Any]:
         ticks, n = values.shape[:2]
         tick = np.repeat(np.arange(first_tick, first_tick + ticks), n)
         when = {"tick": tick.astype(np.int32), "tick_start": times(self._grid.start_us + tick * self._grid.tick_us)}
         who = {name: pa.concat_arrays([column] * ticks) for name, column in self._identity.items()}
         named = zip((*STEADY, *COUNTS), values.reshape(ticks * n, -1).T.copy(), strict=True)
         what = {name: column.astype(np.bool_) if name == "paused" else column for name, column in named}
-        return when | who | what
+        if truth is None:
+            return when | who | what | dict.fromkeys(TRUTH, pa.nulls(ticks * n, pa.int64()))
+        return when | who | what | dict(zip(TRUTH, truth.reshape(ticks * n, -1).T.copy(), strict=True))
 
     @cached_property
     def _identity(self) -> dict[str, pa.Array]:

@@ -20,6 +20,10 @@ def market_problems(config: SimulationConfig) -> Iterator[Problem]:
         if market.people is not None and market.audiences:
             rule = "must be left out beside audiences, which have people of their own: move it to one of them"
             yield Problem(("markets", name, "people"), rule, market.people)
+        missing = list(_uncounted(config, name))
+        if market.audiences and 0 < len(missing) < len(market.audiences):
+            rule = f"must be said, as other audiences of market {name} have theirs: add it, or count nobody there"
+            yield Problem(missing[0], rule)
     for name, audience in config.audiences.items():
         yield from _activity(("audiences", name), audience)
     for name, campaign in config.campaigns.items():
@@ -32,7 +36,8 @@ def market_problems(config: SimulationConfig) -> Iterator[Problem]:
 
 def _activity(path: Path, of: Market | Audience) -> Iterator[Problem]:
     if of.activity is not None and of.people is None:
-        yield Problem((*path, "activity"), "is that of people, and none are counted: add people", of.activity)
+        rule = "is that of people, and none are counted here: add people or remove it"
+        yield Problem((*path, "activity"), rule, of.activity)
 
 
 def _slots(path: Path, market: Market) -> Iterator[Problem]:

@@ -46,6 +46,8 @@ _RANKING = (  # of the summary: name, heading, format, factor
     ("roas", "ROAS", "{:,.2f}", 1),
     ("score", "Score", "{:.0f}", 1),
     ("impressions", "Impr.", "{:,.0f}", 1),
+    ("reach", "Reach", "{:,.0f}", 1),
+    ("frequency", "Freq.", "{:,.2f}", 1),
     ("win_rate", "Win rate", "{:.1f}\u00a0%", 100),
     ("clicks", "Clicks", "{:,.0f}", 1),
     ("ctr", "CTR", "{:.2f}\u00a0%", 100),
@@ -74,7 +76,7 @@ def page(run: Run, table: Table, data: PageData, found: Sequence[Decision], alar
         "facts": "".join(_facts(run)),
         "notices": _notice(list(_notices(run, table))),
         "alerts": "\n".join(_alerts(alarms, table)),
-        "headings": "".join(_headings(table)),
+        "headings": "".join(_headings(run, table)),
         "ranking": "\n".join(_ranking(run, table)),
         "decided": escaped(_decided(found, data)),
         "zone": escaped(table.config.account.zone),
@@ -141,6 +143,8 @@ def _figures(run: Run, table: Table) -> Iterator[str]:
     yield _figure("Impressions", "impressions", totals["impressions"], "{:,.0f}")
     yield _figure("Clicks", "clicks", totals["clicks"], "{:,.0f}")
     yield _figure("Conversions", "conversions", totals["conversions"], "{:,.0f}")
+    if run.info["attribution"]:
+        yield _figure("Attributed right", "attribution_accuracy", run.info["attribution"]["accuracy"], "{:.1%}")
     yield _figure("Score", "score", overall["score"].value, "{:.0f}")
     if judged["recorded"]:
         yield _figure("Judged only", "recorded", judged["recorded"], "{:,.0f}")
@@ -235,16 +239,22 @@ def _words(table: Table) -> dict[str, list[str]]:
     return words | {"Market": table.markets} if tells_market else words
 
 
-def _headings(table: Table) -> Iterator[str]:
+def _columns(run: Run) -> list[tuple[str, str, str, int]]:
+    """The columns of figures: people have some where they are counted."""
+    counted = run.summary["reach"].notna().any()
+    return [column for column in _RANKING if counted or column[0] not in {"reach", "frequency"}]
+
+
+def _headings(run: Run, table: Table) -> Iterator[str]:
     for title in _words(table):
         yield f'<th class="word" scope="col"><button type="button">{title}</button></th>'
-    for name, title, _, _ in _RANKING:
+    for name, title, _, _ in _columns(run):
         sorted_by = ' aria-sort="descending"' if name == "spend" else ""
         yield f'<th scope="col"{sorted_by}><button type="button">{title}</button></th>'
 
 
 def _ranking(run: Run, table: Table) -> Iterator[str]:
-    summary, words = run.summary, _words(table)
+    summary, words, columns = run.summary, _words(table), _columns(run)
     finer = {"ctr": "{:.3f}\u00a0%"} if summary["ctr"].max() < _SMALL_CTR else {}
     for rank, place in enumerate(ranked(table)):
         name = table.ids[place]
@@ -252,7 +262,7 @@ def _ranking(run: Run, table: Table) -> Iterator[str]:
         row = summary.loc[name]
         cells = [f'<td class="word"><a href="#campaign">{first}</a></td>']
         cells += [f'<td class="word">{word}</td>' for word in others]
-        cells += [_cell(row[key], finer.get(key, style), factor) for key, _, style, factor in _RANKING]
+        cells += [_cell(row[key], finer.get(key, style), factor) for key, _, style, factor in columns]
         yield f'<tr data-place="{rank}">{"".join(cells)}</tr>'
 
 

@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.events import COUNTS, Events, Kind, Opportunities, TickCounts, deduplicated, fold
+from engine.events import (
+    CONVERSIONS,
+    CONVERTING_CLICKS,
+    COUNTS,
+    Events,
+    Kind,
+    Opportunities,
+    TickCounts,
+    deduplicated,
+    fold,
+)
 from engine.units import TickGrid
 
 GRID = TickGrid(datetime(2025, 6, 1), 30, 4)
@@ -39,12 +49,19 @@ def test_fold_counts_kinds_and_money_by_tick_and_cell_and_leaves_out_what_lies_o
         ]
     )
     expected = np.zeros((3, 2, len(COUNTS)), dtype=np.int64)
-    expected[0, 0] = [0, 0, 0, 1, 0, 0, 5, 0, 0, 0]
-    expected[1, 1] = [0, 0, 0, 2, 1, 0, 18, 0, 0, 0]
-    expected[2, 1] = [0, 0, 0, 0, 0, 1, 0, 900, 950, 0]
+    expected[0, 0] = [0, 0, 0, 1, 0, 0, 5, 0, 0, 0, 0]
+    expected[1, 1] = [0, 0, 0, 2, 1, 0, 18, 0, 0, 0, 0]
+    expected[2, 1] = [0, 0, 0, 0, 0, 1, 0, 900, 950, 0, 1]
     folded = fold(happened, GRID, 0, 3, 2)
     assert folded.values.tolist() == expected.tolist()
     assert fold(happened, GRID, 1, 2, 2).values.tolist() == expected[1:].tolist()
+
+
+def test_fold_counts_a_click_that_converts_several_times_once() -> None:
+    columns = events([(Kind.CONVERSION, 0, place, 0, 5) for place in range(4)]).columns()
+    columns["number"] = np.array([0, 1, 2, 0], dtype=np.uint16)
+    folded = fold(Events(**columns), GRID, 0, 1, 1).values[0, 0]
+    assert (folded[CONVERSIONS], folded[CONVERTING_CLICKS]) == (4, 2)
 
 
 def test_fold_does_not_depend_on_the_order_of_events() -> None:
@@ -95,7 +112,7 @@ def test_of_the_rows_of_one_id_the_smallest_time_and_then_payload_stays_and_of_e
 
 
 def test_payloads_are_compared_column_by_column_in_the_order_of_the_schema() -> None:
-    names = ["campaign", "cell", "price_micros", "value_micros", "click_high", "click_low"]
+    names = ["campaign", "cell", "price_micros", "value_micros", "click_high", "click_low", "number"]
     for larger, smaller in pairwise(names):
         columns = events([(Kind.CONVERSION, 0, 5, 0, 0)] * 2).columns()
         columns[larger][0], columns[smaller][1] = 1, 1
@@ -132,9 +149,9 @@ def test_columns_of_two_lengths_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (np.zeros((1, 1, 3), dtype=np.int64), "tick counts (=int64(1, 1, 3)) must be int64[ticks, cells, 10]"),
-        (np.zeros((1, 1, 10)), "tick counts (=float64(1, 1, 10)) must be int64[ticks, cells, 10]"),
-        (np.full((1, 1, 10), -1), "a tick count (=-1) must be >= 0: look at the source that emitted it"),
+        (np.zeros((1, 1, 3), dtype=np.int64), "tick counts (=int64(1, 1, 3)) must be int64[ticks, cells, 11]"),
+        (np.zeros((1, 1, 11)), "tick counts (=float64(1, 1, 11)) must be int64[ticks, cells, 11]"),
+        (np.full((1, 1, 11), -1), "a tick count (=-1) must be >= 0: look at the source that emitted it"),
     ],
 )
 def test_counts_that_are_none_are_refused(values: Any, sentence: str) -> None:

@@ -157,6 +157,7 @@ def test_what_cannot_be_computed_is_high() -> None:
     case = Case()
     case.state = replace(case.state, paused=np.ones(N, dtype=np.bool_))
     assert case.ask(wish(0, Knob.PAUSED, Source.RULE, 5)) == [waits(Reason.OUTSIDE_MANDATE)]
+    assert case.ask(wish(0, Knob.PAUSED, Source.RULE, 0)) == [waits(Reason.OUTSIDE_MANDATE)]  # one of the largest
     case.limits = replace(case.limits, day=0)
     assert case.ask(part(1)) == [waits(Reason.OUTSIDE_MANDATE)]
 

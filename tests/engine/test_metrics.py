@@ -45,21 +45,24 @@ def test_every_metric_of_a_campaign() -> None:
         bids=500,
         impressions=200,
         clicks=10,
-        conversions=2,
-        spend_micros=4_000_000,
-        revenue_micros=11_000_000,
+        conversions=3,
+        converting_clicks=2,
+        spend_micros=6_000_000,
+        revenue_micros=16_000_000,
         refunds_micros=1_000_000,
+        people=80,
     )
-    assert metrics(seen, budget_micros=8_000_000) == {
+    assert metrics(seen, budget_micros=12_000_000) == {
         "ctr": Metric(0.05, 200),
         "cvr": Metric(0.2, 10),
-        "cpc_micros": Metric(400_000.0, 10),
-        "cpm_micros": Metric(20_000_000.0, 200),
-        "cpa_micros": Metric(2_000_000.0, 2),
-        "roas": Metric(2.5, 2),
+        "cpc_micros": Metric(600_000.0, 10),
+        "cpm_micros": Metric(30_000_000.0, 200),
+        "cpa_micros": Metric(2_000_000.0, 3),
+        "roas": Metric(2.5, 3),
         "win_rate": Metric(0.4, 500),
         "impression_share": Metric(0.2, 1000),
         "budget_utilisation": Metric(0.5, 200),
+        "frequency": Metric(2.5, 80),
         "score": Metric(100 * (0.3 + 0.3 + 0.4 * (2.5 / 3.0)), 200),
     }
 
@@ -75,6 +78,7 @@ def test_nothing_seen_is_unknown_with_its_reason_never_zero_or_nan() -> None:
         "win_rate": Metric(None, 0, Reason.NO_BIDS),
         "impression_share": Metric(None, 0, Reason.NO_OPPORTUNITIES),
         "budget_utilisation": Metric(None, 0, Reason.NO_BUDGET),
+        "frequency": Metric(None, 0, Reason.NO_PEOPLE),
         "score": Metric(None, 0, Reason.MISSING_COMPONENT),
     }
 

@@ -159,6 +159,10 @@ def test_a_new_audience_needs_a_person_mandate_or_not(source: Source) -> None:
     assert answer(desk, modified({1: 1_100_000}, source)) == [YES]
 
 
+def test_an_audience_that_stays_no_target_needs_nobody() -> None:
+    assert answer(desk_of([0, PPM, PPM]), modified({0: 0, 1: 1_100_000})) == [no(Reason.NO_OP), YES]
+
+
 def test_a_person_targets_an_audience_at_once() -> None:
     assert answer(desk_of([0, PPM, PPM]), modified({0: 3 * PPM}, Source.PERSON)) == [YES]
 
@@ -281,6 +285,19 @@ def test_of_what_the_budget_and_the_bid_leave_the_modifiers_are_offered_the_rest
     assert answer(desk, bid, budget, rows, granted=yes) == [YES, YES, no(Reason.JOINT_EXPOSURE, offer), BESIDE, BESIDE]
     rows = modified({0: offer, 1: offer, 2: 800_000})
     assert answer(desk, bid, budget, rows, granted=yes) == [YES] * 5
+
+
+def test_a_bid_that_was_refused_takes_nothing_from_the_modifiers() -> None:
+    run = campaign_set((1,), audiences=AUDIENCES)
+    desk = Desk(run, limits=Limits.of(run))
+    rows = wish(BID * 12 // 10), wish(BUDGET * 11 // 10, Knob.BUDGET), modified({0: 1_130_000})
+    assert answer(desk, *rows, granted=[True] * 3) == [no(Reason.JOINT_EXPOSURE, BID * 125 // 110), YES, YES]
+
+
+def test_a_new_audience_has_no_ratio_and_does_not_count() -> None:
+    desk = desk_of([0, PPM, PPM])
+    rows = wish(BID * 5 // 4), wish(BUDGET * 5 // 4, Knob.BUDGET), modified({0: PPM})
+    assert answer(desk, *rows, granted=[False, False, True]) == [YES] * 3
 
 
 def test_modifiers_that_only_fall_are_not_held_back_by_what_rises_beside_them() -> None:

@@ -121,8 +121,9 @@ def test_a_persons_drop_taken_back_targets_the_audience_again() -> None:
     run = Run()
     run.edit({1: 0})
     run.go()
+    assert run.account.controls.modifier_anchor[OWN].tolist() == [PPM, 0, PPM]
     assert run.go(run.command(CommandKind.ROLLBACK)) == ["approved"]
-    assert run.modifiers == [PPM] * 3
+    assert (run.modifiers, run.account.controls.modifier_anchor[OWN].tolist()) == ([PPM] * 3,) * 2
 
 
 def test_a_new_audience_waits_for_a_person_and_what_comes_with_it_waits_too() -> None:

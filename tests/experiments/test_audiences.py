@@ -40,7 +40,7 @@ seed: 7
 source: simulation
 account: {currency: EUR, zone: Europe/Berlin}
 time: {start: 2026-03-02, days: 2, tick_minutes: 60}
-audiences: {young: {people: 30_000}, families: {}, students: {}}
+audiences: {young: {people: 30_000}, families: {people: 20_000}, students: {people: 10_000}}
 markets:
   search:
     auction: second_price
@@ -123,8 +123,8 @@ def test_a_market_tells_its_audiences_apart_and_a_campaign_bids_by_them(path: Pa
     assert (segment.share, segment.ctr, segment.cvr, segment.value, segment.price) == (0.6, 1.3, 0.8, 1.0, 1.1)
     assert [(name, audience.people) for name, audience in config.audiences.items()] == [
         ("young", 30_000),
-        ("families", None),
-        ("students", None),
+        ("families", 20_000),
+        ("students", 10_000),
     ]
 
 
@@ -309,13 +309,13 @@ REFUSED = {
         "audiences.students is in no market: name it in one or remove it (and 2 more)",
     ),
     "an audience that is declared elsewhere alone": (
-        "audiences: {young: {people: 30_000}, families: {}, students: {}}",
-        "audiences: {young: {people: 30_000}, families: {}}",
+        "audiences: {young: {people: 30_000}, families: {people: 20_000}, students: {people: 10_000}}",
+        "audiences: {young: {people: 30_000}, families: {people: 20_000}}",
         "markets.search.audiences.students is not an audience of this file: choose from young, families",
     ),
     "a declared audience that nobody meets": (
-        "students: {}}",
-        "students: {}, retired: {}}",
+        "students: {people: 10_000}}",
+        "students: {people: 10_000}, retired: {}}",
         "audiences.retired is in no market: name it in one or remove it",
     ),
     "a segment without traffic": (

@@ -364,7 +364,7 @@ REFUSED = {
     "choice": (
         "auction: second_price",
         "auction: second_prize",
-        "markets.search.auction (='second_prize') must be 'second_price' or 'first_price': did you mean "
+        "markets.search.auction (='second_prize') must be 'second_price', 'first_price' or 'gsp': did you mean "
         "'second_price'?",
     ),
     "unknown policy": (

@@ -214,12 +214,7 @@ def test_a_market_that_contradicts_itself(search: dict[str, Any], sentence: str)
         ),
         (
             LOSS | SHOCK,
-            "troubles[0] must hold exactly one of traffic_loss and price_shock, not traffic_loss, price_shock: keep "
-            "one",
-        ),
-        (
-            {"day": 1, "hours": 1},
-            "troubles[0] must hold exactly one of traffic_loss and price_shock, not none: add one",
+            "troubles[0] must be of one kind, not of traffic_loss and price_shock: split it",
         ),
         (
             {"trafic_loss": {}, "day": 1, "hours": 1},

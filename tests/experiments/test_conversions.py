@@ -10,12 +10,16 @@ import pytest
 import yaml
 
 from engine.errors import BadInput
+from engine.events import CLICKS, CONVERSIONS, CONVERTING_CLICKS, fold
+from engine.metrics import metrics
 from engine.units import PPM
 from experiments import build
 from experiments.config import Conversions, SimulationConfig, load_config
 from experiments.config.reading import table
 from sim.delays import Law
 from tests.experiments.test_config import TEXT
+from tests.scenarios import config as small
+from tests.scenarios import full_world
 
 SPECS = """\
 plain: {rate: 4%, delay_hours: 20, value_micros: 18_000_000, value_sigma: 0.6}
@@ -167,3 +171,28 @@ def test_conversions_that_contradict_themselves_are_refused_in_one_sentence(spec
     with pytest.raises(BadInput) as refusal:
         load_config(configured(spec))
     assert str(refusal.value) == f"configuration: campaigns.generic.conversions{sentence}"
+
+
+def test_a_click_that_converts_several_times_is_one_that_converts() -> None:
+    document = small(record=["events"])
+    for campaign in document["campaigns"].values():
+        campaign["conversions"] |= {"rate": "80%", "per_click": 3, "delay_hours": 1}
+    plan = build.simulation(load_config(document))
+    batch = plan.source(np.arange(len(plan.campaigns))).advance(0, plan.grid.ticks, plan.controls)
+    counts = batch.counts.values
+    folded = fold(batch.events, plan.grid, 0, plan.grid.ticks, plan.campaigns.cells).values
+    told = [CLICKS, CONVERSIONS, CONVERTING_CLICKS]
+    assert np.array_equal(folded[:, :, told], counts[:, :, told])
+    clicks, conversions, converting = counts[:, :, told].sum(axis=(0, 1))
+    assert converting < clicks < conversions
+    assert metrics(counts.sum(axis=(0, 1)))["cvr"].value == converting / clicks
+
+
+@pytest.mark.parametrize("model", ["last_click", "linear", "position_based"])
+def test_where_each_click_brings_one_conversion_at_most_those_booked_are_all_their_clicks_first(model: str) -> None:
+    document = full_world(record=[], attribution={"model": model})
+    document["troubles"] = []
+    plan = build.simulation(load_config(document))
+    counts = plan.source(np.arange(len(plan.campaigns))).advance(0, plan.grid.ticks, plan.controls).counts.values
+    assert np.array_equal(counts[:, :, CONVERSIONS], counts[:, :, CONVERTING_CLICKS])
+    assert counts[:, :, CONVERSIONS].sum() > 0

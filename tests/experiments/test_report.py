@@ -141,6 +141,8 @@ def check_figures(run: Run, page: Page) -> None:
     shown = {name: number(value) for name, value in page.figures.items()}
     names = ("spend_micros", "revenue_micros", "impressions", "clicks", "conversions")
     given_back = {"refunds_micros": totals["refunds_micros"]} if totals["refunds_micros"] else {}
+    attribution = run.info["attribution"]
+    attributed = {"attribution_accuracy": attribution["accuracy"]} if attribution else {}
     changes = (
         {"recorded": recorded} if recorded else {"applied": int((actions.outcome == "applied").sum()) - rolled_back}
     )
@@ -155,6 +157,7 @@ def check_figures(run: Run, page: Page) -> None:
         }
         | changes
         | given_back
+        | attributed
     )
     check_ranking(run, page)
     for name, rows in table.groupby("campaign", observed=True):
@@ -163,8 +166,10 @@ def check_figures(run: Run, page: Page) -> None:
 
 def check_ranking(run: Run, page: Page) -> None:
     order = [each["id"] for each in page.run["campaigns"]]
+    people = " reach frequency" if run.summary.reach.notna().any() else ""
     columns = (
-        "spend revenue roas score impressions win_rate clicks ctr conversions cvr cpc cpa changes refusals rollbacks"
+        f"spend revenue roas score impressions{people} win_rate clicks ctr conversions cvr cpc cpa changes refusals "
+        "rollbacks"
     )
     expected = run.summary.loc[order, columns.split()].astype(float).to_numpy()
     found = np.array([[np.nan if value == "" else float(value) for value in row] for row in page.rows])

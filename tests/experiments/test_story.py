@@ -215,8 +215,12 @@ def test_a_story_as_json_is_one_value(reference: Stage, capfd: pytest.CaptureFix
                 "knob": "bid",
                 "count": 23,
                 "clipped": 0,
-                "first": [{"creative": None, "old": 18_000, "wanted": 14_018, "offer": None, "raw": None}],
-                "last": [{"creative": None, "old": 7_878, "wanted": 9_847, "offer": None, "raw": None}],
+                "first": [
+                    {"creative": None, "old": 18_000, "wanted": 14_018, "offer": None, "raw": None, "audience": None}
+                ],
+                "last": [
+                    {"creative": None, "old": 7_878, "wanted": 9_847, "offer": None, "raw": None, "audience": None}
+                ],
             }
         ],
         "entries": [
@@ -228,8 +232,22 @@ def test_a_story_as_json_is_one_value(reference: Stage, capfd: pytest.CaptureFix
                 "note": "a hunch",
                 "base_version": 0,
                 "parts": [
-                    {"creative": "still", "old": 500_000, "wanted": 600_000, "offer": None, "raw": None},
-                    {"creative": "video", "old": 500_000, "wanted": 400_000, "offer": None, "raw": None},
+                    {
+                        "creative": "still",
+                        "old": 500_000,
+                        "wanted": 600_000,
+                        "offer": None,
+                        "raw": None,
+                        "audience": None,
+                    },
+                    {
+                        "creative": "video",
+                        "old": 500_000,
+                        "wanted": 400_000,
+                        "offer": None,
+                        "raw": None,
+                        "audience": None,
+                    },
                 ],
                 "outcome": "needs_approval",
                 "reason": "the campaign is in its first days or has few mature clicks: a person has to approve",

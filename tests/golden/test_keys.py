@@ -11,7 +11,19 @@ import pytest
 from tests.conftest import Stage
 from tests.experiments.cli_runs import call
 
-RUN = ["run", "digests", "totals", "actions", "rejects", "support", "overspent_days", "seconds", "auctions_per_second"]
+RUN = [
+    "run",
+    "digests",
+    "totals",
+    "actions",
+    "attribution",
+    "rejects",
+    "support",
+    "overspent_days",
+    "seconds",
+    "auctions_per_second",
+]
+ATTRIBUTION = ["accuracy", "caused", "credited"]
 INSIDE = {
     "digests": ["metrics", "ledger"],
     "totals": ["auctions", "impressions", "clicks", "conversions", "spend_micros", "revenue_micros", "refunds_micros"],
@@ -37,6 +49,10 @@ METRICS = [
     ("revenue_micros", "int64"),
     ("refunds_micros", "int64"),
     ("people", "int64"),
+    ("converting_clicks", "int64"),
+    ("caused", "int64"),
+    ("credited_ppm", "int64"),
+    ("credited_right_ppm", "int64"),
 ]
 ACTIONS = [
     ("tick", "int32"),
@@ -46,6 +62,7 @@ ACTIONS = [
     ("campaign", "string"),
     ("knob", "string"),
     ("creative", "string"),
+    ("audience", "string"),
     ("old", "int64"),
     ("wanted", "int64"),
     ("raw", "int64"),
@@ -75,18 +92,23 @@ def test_the_keys_of_a_runs_json(reference: Stage, job: str) -> None:
     assert list(value) == RUN
     for name, keys in INSIDE.items():
         assert list(value[name]) == keys
+    assert value["attribution"] is None
     support = ["logged_bid_micros", "bids", "outside", "share_outside"]
     assert (value["support"] and list(value["support"])) == (support if job == "auctions" else None)
     assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+def test_the_keys_of_an_attribution(reference: Stage) -> None:
+    assert list(reference.run("full world").as_json()["attribution"]) == ATTRIBUTION
 
 
 def test_what_does_not_apply_is_null(reference: Stage) -> None:
     simulated, auctions, factual = (reference.run(job).as_json() for job in ("simulated", "auctions", "factual"))
     nulls = [{key for key, each in value.items() if each is None} for value in (simulated, auctions, factual)]
     assert nulls == [
-        {"rejects", "support", "overspent_days"},
-        {"overspent_days"},
-        {"support", "auctions_per_second"},
+        {"attribution", "rejects", "support", "overspent_days"},
+        {"attribution", "overspent_days"},
+        {"attribution", "support", "auctions_per_second"},
     ]
     unknown = [
         {key for key, each in value["totals"].items() if each is None} for value in (simulated, auctions, factual)

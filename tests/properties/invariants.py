@@ -343,7 +343,7 @@ def i14_a_refusal_changes_nothing_but_the_ledger(before: Account, after: Account
     changed = np.flatnonzero(after.controls.modifiers != before.controls.modifiers)
     assert set(changed) == set(places(after, modifiers))
     anchor, edit = before.controls.modifier_anchor.copy(), modifiers.source == Source.PERSON
-    edit |= (modifiers.old == 0) & ~free(modifiers)
+    edit |= modifiers.old == 0
     anchor[places(after, modifiers.take(edit))] = modifiers.new[edit]
     assert np.array_equal(after.controls.modifier_anchor, anchor)
     assert np.array_equal(after.controls.paused != before.controls.paused, touched[:, Knob.PAUSED] == 1)

@@ -238,7 +238,7 @@ class Controls(RuleBasedStateMachine):
         modifier = rows.take(rows.knob == Knob.MODIFIERS)
         place = self.campaigns.layout.audience_start[modifier.campaign] + modifier.index
         assert set(np.flatnonzero(self.state.modifiers != before.modifiers)) == set(place)
-        anchored = (modifier.source == Source.PERSON) | (modifier.old == 0) & (modifier.source > Source.ROLLBACK)
+        anchored = (modifier.source == Source.PERSON) | (modifier.old == 0)
         anchor = before.modifier_anchor.copy()
         anchor[place[anchored]] = modifier.new[anchored]
         assert np.array_equal(self.state.modifier_anchor, anchor)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,11 +13,16 @@ from numpy.typing import NDArray
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.events import COUNTS, Events, Opportunities
 from engine.policy import Batch, EventSource
-from engine.units import Int64, TickGrid, equal_shares
+from engine.units import PPM, Int64, TickGrid, equal_shares
+from sim.attribution import Attribution
 from sim.auction import Market
-from sim.conversions import Conversions
+from sim.conversions import Conversions, menus_of
+from sim.delays import Delays, Law, Part
+from sim.mishaps import Mishap
+from sim.people import Audience
 from sim.response import Response
 from sim.traffic import Traffic
+from sim.troubles import NO_TROUBLES, Troubles
 from sim.world import WorldFactory
 
 MARKET = Market(Traffic(400.0), level_micros=5_000.0, price_sigma=0.6)
@@ -41,6 +47,16 @@ class Campaign:
     value_spread: float = 0.5
     paused: bool = False
     id: str = ""
+    correlation: float = 0.0
+    wear: float = 0.0
+    rest_hours: float = math.inf
+    per_click: float = 1.0
+    refund_rate: float = 0.0
+    refund_hours: float = 2.0
+    menu: tuple[tuple[float, int], ...] = ((1.0, PPM),)  # prices and their shares
+    delays: tuple[Part, ...] = ()  # in place of delay_hours
+    weights: tuple[int, ...] = ()  # equal where empty
+    modifiers: tuple[int, ...] = ()  # of the market's audiences; none where empty
 
 
 def world_of(
@@ -49,6 +65,10 @@ def world_of(
     grid: TickGrid = GRID,
     seed: int = 7,
     record: str = "",
+    people: tuple[Audience, ...] = (),
+    attribution: Attribution | None = None,
+    troubles: Troubles = NO_TROUBLES,
+    mishaps: tuple[Mishap, ...] = (),
 ) -> tuple[WorldFactory, ControlState]:
     """A factory for these campaigns, named c0, c1, … unless they have (sorted) ids, and their controls."""
     markets = markets or {"m": MARKET}
@@ -68,15 +88,32 @@ def world_of(
         max_bid=zeros,
         min_budget=zeros,
         max_budget=zeros,
+        audiences=tuple(_audience_names(markets[name]) for name in names),
     )
 
     def column(name: str) -> NDArray[Any]:
         return np.array([getattr(campaign, name) for campaign in campaigns], dtype=np.float64)
 
-    response = Response.plain(
-        column("reach"), column("value_sigma"), [ctr for campaign in campaigns for ctr in campaign.ctrs]
+    response = Response(
+        reach=column("reach"),
+        value_sigma=column("value_sigma"),
+        correlation=column("correlation"),
+        ctr=np.array([ctr for campaign in campaigns for ctr in campaign.ctrs]),
+        wear=np.repeat(column("wear"), sizes),
+        rest_hours=np.repeat(column("rest_hours"), sizes),
     )
-    conversions = Conversions.plain(*(column(name) for name in ("cvr", "delay_hours", "value_micros", "value_spread")))
+    price, price_share = menus_of([dict(campaign.menu) for campaign in campaigns])
+    conversions = Conversions(
+        rate=column("cvr"),
+        delays=Delays.of([campaign.delays or (Part(Law.EXPONENTIAL, campaign.delay_hours),) for campaign in campaigns]),
+        per_click=column("per_click"),
+        value_micros=column("value_micros"),
+        value_sigma=column("value_spread"),
+        price=price,
+        price_share=price_share,
+        refund_rate=column("refund_rate"),
+        refund_hours=column("refund_hours"),
+    )
     factory = WorldFactory(
         campaign_set,
         grid,
@@ -84,14 +121,25 @@ def world_of(
         tuple(markets[name] for name in names),
         response,
         conversions,
+        people,
+        attribution,
+        troubles,
+        mishaps,
         record_events="events" in record,
         record_opportunities="opportunities" in record,
     )
     bid = np.array([campaign.bid for campaign in campaigns], dtype=np.int64)
     budget = np.array([campaign.budget for campaign in campaigns], dtype=np.int64)
-    weights = np.concatenate([equal_shares(size) for size in sizes])
-    controls = ControlState.initial(campaign_set, bid, budget, weights)
+    weights = np.concatenate([campaign.weights or equal_shares(len(campaign.ctrs)) for campaign in campaigns])
+    audiences = [len(markets[campaign.market].segments) for campaign in campaigns]
+    modifiers = [each.modifiers or (PPM,) * size for each, size in zip(campaigns, audiences, strict=True)]
+    controls = ControlState.initial(campaign_set, bid, budget, weights.astype(np.int64), np.concatenate(modifiers))
     return factory, replace(controls, paused=np.array([campaign.paused for campaign in campaigns]))
+
+
+def _audience_names(market: Market) -> tuple[str, ...]:
+    several = len(market.segments) > 1
+    return tuple(f"audience-{place}" for place in range(len(market.segments))) if several else ()
 
 
 def everyone(factory: Any) -> Int64:
@@ -107,6 +155,7 @@ def run(source: EventSource, controls: ControlState, spans: Sequence[int]) -> Ba
         Events.concatenate([batch.events for batch in batches]),
         Opportunities.concatenate([batch.opportunities for batch in batches]),
         sum(batch.auctions for batch in batches),
+        None if batches[0].truth is None else np.concatenate([batch.truth for batch in batches]),
     )
 
 

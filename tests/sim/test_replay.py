@@ -113,10 +113,10 @@ def test_a_budget_is_kept_to_the_auction_and_opens_again_with_the_day() -> None:
     replay = AuctionReplayFactory(factory.campaigns, grid, rows)(np.array([0]))
     counts = run(replay, controls, (0, 40, 96)).counts.values[:, 0]
     assert counts[[0, 47, 48, 95]].tolist() == [
-        [3, 2, 0, 2, 0, 0, 180, 0, 0, 0],
-        [1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        [2, 2, 0, 2, 0, 0, 180, 0, 0, 0],
-        [2, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [3, 2, 0, 2, 0, 0, 180, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [2, 2, 0, 2, 0, 0, 180, 0, 0, 0, 0],
+        [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     ]
 
 
@@ -161,9 +161,9 @@ def test_intervals_come_out_as_logged_whatever_the_controls() -> None:
     assert whole.factual
     counts = run(whole, replace(controls, paused=~controls.paused), (0, 2, 48)).counts.values
     expected = np.zeros_like(counts)
-    expected[5, 3] = [0, 0, 0, 10, 1, 0, 100, 5, 0, 0]
-    expected[0, 0] = [0, 0, 0, 20, 2, 1, 200, 6, 0, 0]
-    expected[2, 1] = [0, 0, 0, 70, 7, 2, 700, 15, 0, 0]
+    expected[5, 3] = [0, 0, 0, 10, 1, 0, 100, 5, 0, 0, 0]
+    expected[0, 0] = [0, 0, 0, 20, 2, 1, 200, 6, 0, 0, 1]
+    expected[2, 1] = [0, 0, 0, 70, 7, 2, 700, 15, 0, 0, 2]
     assert np.array_equal(counts, expected)
     part = run(replays(np.array([1, 2])), controls, (0, 48)).counts.values
     assert np.array_equal(part, expected[:, 1:])

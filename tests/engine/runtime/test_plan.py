@@ -53,6 +53,14 @@ def test_the_largest_market_goes_first_to_the_emptiest_shard(
     assert [members.tolist() for members in partition(in_markets(market, 6), parts)] == expected
 
 
+def test_joined_markets_live_together() -> None:
+    campaigns = in_markets([0, 1, 1, 2, 3, 3, 3], 4)
+    joined = np.array([0, 1, 0, 3])  # the first and the third
+    assert [members.tolist() for members in partition(campaigns, 4, joined)] == [[4, 5, 6], [0, 3], [1, 2]]
+    assert [members.tolist() for members in partition(campaigns, 2, joined)] == [[4, 5, 6], [0, 1, 2, 3]]
+    assert [len(members) for members in partition(campaigns, 4, np.zeros(4, dtype=np.int64))] == [7]
+
+
 @pytest.mark.parametrize(
     ("every", "spans"),
     [

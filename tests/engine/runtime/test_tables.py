@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from engine.actions import ROW_BITS
 from engine.events import Events, Kind
+from engine.policy import TRUTH
 from engine.runtime.records import event_columns
 from engine.runtime.store import LEDGER, read_ledger
 from engine.runtime.tables import write_actions
@@ -22,7 +23,8 @@ def test_metrics_have_a_row_per_tick_and_campaign_in_that_order(reference: Stage
     table = reference.run("simulated").metrics
     expected = [(tick, name) for tick in range(TICKS) for name in CAMPAIGNS]
     assert list(zip(table.tick, table.campaign.astype(str), strict=True)) == expected
-    assert not table.isna().any().any()
+    assert table.columns[table.isna().any()].tolist() == list(TRUTH)  # there is no attribution to know better than
+    assert table[list(TRUTH)].isna().all(axis=None)
     starts = pd.date_range("2026-03-27T23:00Z", periods=TICKS, freq="h")  # midnight in Berlin
     assert table.tick_start.drop_duplicates().tolist() == starts.tolist()
     homes = table.groupby("campaign", observed=True)[["channel", "market"]].agg(lambda column: set(column.astype(str)))
@@ -79,11 +81,13 @@ def test_conversions_and_refunds_name_their_click() -> None:
     zero = np.zeros(4, dtype=np.int64)
     money = {"price_micros": zero, "value_micros": zero}
     click = {"click_high": np.array([0, 0, 1, 1]), "click_low": np.array([0, 0, 2, 2])}
+    click["number"] = np.array([0, 0, 3, 3], dtype=np.uint16)
     names = {"event_high": zero, "event_low": np.arange(4)}
-    who = {"campaign": zero, "cell": zero, "event_time": zero}
+    who = {"campaign": zero, "cell": zero, "event_time": zero, "ingest_time": zero}
     told = event_columns(Events(kind=np.array(list(Kind)), **names, **who, **money, **click), campaigns)
     assert told["kind"].to_pylist() == ["impression", "click", "conversion", "refund"]
     assert told["click_id"].to_pylist() == [None, None, f"{1:016x}{2:016x}", f"{1:016x}{2:016x}"]
+    assert told["number"].to_pylist() == [None, None, 3, 3]
 
 
 def test_recorded_tables_have_null_where_there_was_no_conversion(reference: Stage) -> None:
