@@ -65,7 +65,7 @@ def markets(draw: DrawFn, segments: str) -> Market:
     weekly = draw(st.booleans())
     return Market(
         Traffic(
-            draw(st.sampled_from([0.0, 2.0, 40.0, 200.0])),
+            draw(st.sampled_from([150.0, 150.0, 40.0, 2.0, 0.0])),
             amplitude=0.0 if weekly else draw(st.sampled_from([0.0, 1.0])),
             week=WEEK if weekly else (),
             dispersion=draw(st.sampled_from([0.0, 0.3])),
@@ -93,14 +93,14 @@ def campaigns(draw: DrawFn, market: str, segments: str, competitors: int) -> Cam
     menu = draw(st.sampled_from([((1.0, PPM),), MENU]))
     return Campaign(
         market=market,
-        bid=draw(st.sampled_from([0, 1, 3, 500, 5_000, 60_000])),
-        budget=draw(st.sampled_from([1, 7_000, 100_000, 2_000_000, 10**12])),
+        bid=draw(st.sampled_from([60_000, 20_000, 5_000, 5_000, 500, 3, 1, 0])),
+        budget=draw(st.sampled_from([10**12, 10**12, 2_000_000, 100_000, 7_000, 1])),
         charging=draw(st.sampled_from(Charging)),
         period=draw(st.sampled_from(Period)),
         reach=draw(st.sampled_from([0.3, 1.0])),
         value_sigma=draw(st.sampled_from([0.0, 0.5, 1.5])),
         correlation=draw(st.sampled_from([0.0, 0.5, -0.9])) if competitors else 0.0,
-        ctrs=draw(st.lists(st.sampled_from([0.0, 0.02, 0.4, 1.0]), min_size=1, max_size=3).map(tuple)),
+        ctrs=draw(st.lists(st.sampled_from([0.4, 0.4, 0.02, 1.0, 0.0]), min_size=1, max_size=3).map(tuple)),
         wear=draw(st.sampled_from([0.0, 0.5])) if segments in COUNTED else 0.0,
         rest_hours=draw(st.sampled_from([1.0, math.inf])),
         cvr=draw(st.sampled_from([0.1, 1.0])),
@@ -113,16 +113,17 @@ def campaigns(draw: DrawFn, market: str, segments: str, competitors: int) -> Cam
         modifiers=draw(st.sampled_from([(PPM,), (0,), (1_700_000,)])) + draw(st.sampled_from([(PPM,), (0,)]))
         if sizes > 1
         else (),
-        paused=draw(st.sampled_from([False, False, True])),
+        paused=draw(st.sampled_from([False, False, False, False, True])),
     )
 
 
 @st.composite
 def worlds(draw: DrawFn) -> tuple[WorldFactory, ControlState]:
     names = ("a", "b", "c")
-    told = {name: draw(st.sampled_from(sorted(SEGMENTS))) for name in names}
+    choices = draw(st.sampled_from([sorted(COUNTED), sorted(SEGMENTS)]))
+    told = {name: draw(st.sampled_from(choices)) for name in names}
     all_markets = {name: draw(markets(told[name])) for name in names}
-    places = draw(st.lists(st.sampled_from(names), min_size=1, max_size=6))
+    places = draw(st.lists(st.sampled_from(names), min_size=2, max_size=6))
     members = [draw(campaigns(name, told[name], all_markets[name].competitors)) for name in places]
     grid = TickGrid(draw(st.sampled_from(STARTS)), tick_minutes=60, ticks=TICKS, zone="Europe/Berlin")
     attribution = None
