@@ -125,7 +125,8 @@ def linear(values: Sequence[float], label: Label, *, least: float = 0.0, marks: 
     """An axis from `least`, or what lies below it, to a round number above the values."""
     known = [value for value in values if math.isfinite(value)]
     low, high = min([least, *known]), max([least, *known])
-    rough = (high - low or 1) / marks
+    high = high if high > low else low + 1
+    rough = (high - low) / marks
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * times for times in (1, 2, 2.5, 5, 10) if power * times >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
