@@ -110,31 +110,43 @@ def draw_prices(
     through that of the largest of those left below it (David and Nagaraja, *Order Statistics*, 3rd edition, section
     2.5), so a crowd costs no more than one. Missing competitors bid the reserve.
     """
-    last = min(slots, competitors)
     if competitors == 0:  # people are as they would be with competitors, so that these move nobody's value
         fill_words(block.words, (size + 3) >> 2, first, tick, PRICE, key)
         to_normals(block.words, block.heat, size, block.tail, block.place)
     for rank in range(slots):
-        if rank >= last:
+        if rank < competitors:
+            _draw_ranks(block, first, tick, size, key, competitors, rank)
+            _price_ranks(block, size, rank, log_level, sigma, log_reserve, log_factor)
+        else:
             for k in range(size):
                 block.log_price[rank, k] = log_reserve
-            continue
-        fill_words(block.words, (size + 3) >> 2, first, tick, PRICE, key, rank)
-        if competitors == 1:
-            to_normals(block.words, block.normals, size, block.tail, block.place)
-            for k in range(size):
-                block.heat[k] = block.normals[k]
-        else:
-            _order_statistics(block, size, rank, competitors)
-        if log_factor.size == 1:
-            for k in range(size):
-                block.log_price[rank, k] = min(max(log_level + sigma * block.normals[k], log_reserve), _LOG_MAX)
-        else:
-            for k in range(size):
-                level = log_level + log_factor[block.audience[k]]
-                block.log_price[rank, k] = min(max(level + sigma * block.normals[k], log_reserve), _LOG_MAX)
     for k in range(size):
         block.bar[k] = surely_below(block.log_price[slots - 1, k])
+
+
+@inner
+def _draw_ranks(block: Block, first: int, tick: int, size: int, key: Any, competitors: int, rank: int) -> None:
+    """Into `normals`, where the rank-th best competitor stands; of the best that is the auction's `heat`."""
+    fill_words(block.words, (size + 3) >> 2, first, tick, PRICE, key, rank)
+    if competitors > 1:
+        _order_statistics(block, size, rank, competitors)
+        return
+    to_normals(block.words, block.normals, size, block.tail, block.place)
+    for k in range(size):
+        block.heat[k] = block.normals[k]
+
+
+@inner
+def _price_ranks(
+    block: Block, size: int, rank: int, log_level: float, sigma: float, log_reserve: float, log_factor: Float64
+) -> None:
+    if log_factor.size == 1:
+        for k in range(size):
+            block.log_price[rank, k] = min(max(log_level + sigma * block.normals[k], log_reserve), _LOG_MAX)
+    else:
+        for k in range(size):
+            level = log_level + log_factor[block.audience[k]]
+            block.log_price[rank, k] = min(max(level + sigma * block.normals[k], log_reserve), _LOG_MAX)
 
 
 @inner

@@ -28,7 +28,7 @@ def market_problems(config: SimulationConfig) -> Iterator[Problem]:
         yield from _activity(("audiences", name), audience)
     for name, campaign in config.campaigns.items():
         if campaign.market in config.markets:
-            yield from _correlation(("campaigns", name, "value_price_correlation"), campaign, config)
+            yield from _correlation(("campaigns", name, "value_price_correlation"), campaign)
             yield from _wear(("campaigns", name, "creatives"), campaign, config)
     yield from _attribution(config)
     yield from _recorded_opportunities(config)
@@ -53,14 +53,9 @@ def _slots(path: Path, market: Market) -> Iterator[Problem]:
         above = seen
 
 
-def _correlation(path: Path, campaign: SimulatedCampaign, config: SimulationConfig) -> Iterator[Problem]:
-    if not campaign.value_price_correlation:
-        return
-    if not campaign.value_sigma:
+def _correlation(path: Path, campaign: SimulatedCampaign) -> Iterator[Problem]:
+    if campaign.value_price_correlation and not campaign.value_sigma:
         rule = "must be 0 where value_sigma is, as all opportunities are worth the same: remove it"
-        yield Problem(path, rule, campaign.value_price_correlation)
-    elif not config.markets[campaign.market].price.competitors:
-        rule = f"must be 0 where nobody competes: give {campaign.market} competitors or remove it"
         yield Problem(path, rule, campaign.value_price_correlation)
 
 

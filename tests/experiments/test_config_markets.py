@@ -183,12 +183,6 @@ def test_the_full_world_lives_and_survives_being_echoed() -> None:
             "are worth the same: remove it",
         ),
         (
-            ("markets", "search", "price", "competitors"),
-            0,
-            "campaigns.search-a.value_price_correlation (=0.3) must be 0 where nobody competes: give search "
-            "competitors or remove it",
-        ),
-        (
             ("attribution", "model"),
             "linear",
             "attribution.model (='linear') must be last_click where events are recorded, as an event names one click: "

@@ -123,7 +123,7 @@ def test_the_price_of_a_slot_is_an_order_statistic_of_the_competitors(competitor
 
 @pytest.mark.parametrize("competitors", [3, 6, 40])
 def test_whoever_wins_a_slot_pays_the_best_of_those_below(competitors: int) -> None:
-    """Of n uniform ranks K are above p, binomially, and the best of the others is p·U^(1/(n - K))."""
+    """Of n uniform ranks K are above p, binomially, and the best of the others is p·U^(1 / (n - K))."""
     chance = 0.3 ** (1 / competitors)
     bid = round(5e6 * math.exp(SPREAD * float(norm.ppf(chance))))
     market = replace(BUSY, level_micros=5e6, competitors=competitors, exposure=(1.0,) * 3, traffic=Traffic(800.0))
