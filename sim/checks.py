@@ -392,12 +392,13 @@ def _check_same(factory: Factory, one: Sequence[Batch], other: Sequence[Batch], 
 
 
 def _put_together(batches: Sequence[Batch]) -> Batch:
-    """One batch of those that follow each other."""
+    """One batch of those that follow each other; an event that bears a wrong time came with its own span all the same."""
     first = batches[0]
     truths = [batch.truth for batch in batches if batch.truth is not None]
+    events = type(first.events).concatenate([batch.events for batch in batches])
     return Batch(
         TickCounts(first.counts.first_tick, np.concatenate([batch.counts.values for batch in batches])),
-        type(first.events).concatenate([batch.events for batch in batches]),
+        events.take(events.order()),
         type(first.opportunities).concatenate([batch.opportunities for batch in batches]),
         sum(batch.auctions for batch in batches),
         np.concatenate(truths) if truths else None,
