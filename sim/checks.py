@@ -392,7 +392,7 @@ def _check_same(factory: Factory, one: Sequence[Batch], other: Sequence[Batch], 
 
 
 def _put_together(batches: Sequence[Batch]) -> Batch:
-    """One batch of those that follow each other; an event that bears a wrong time came with its own span all the same."""
+    """One batch of those that follow each other; an event of a wrong time came with its own span all the same."""
     first = batches[0]
     truths = [batch.truth for batch in batches if batch.truth is not None]
     events = type(first.events).concatenate([batch.events for batch in batches])
