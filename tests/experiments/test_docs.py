@@ -26,3 +26,19 @@ def test_every_promise_names_a_test() -> None:
     assert len(promises) > 25
     assert [promise for promise in promises if "`test_" not in promise] == []
     assert "`test_" not in to_come
+
+
+def test_the_worlds_page_names_every_purpose_of_a_draw_with_its_number() -> None:
+    page = (ROOT / "docs" / "world.md").read_text(encoding="utf-8")
+    told = {name: int(number) for number, name in re.findall(r"^\| (\d+) `([A-Z]+)` \|", page, re.MULTILINE)}
+    source = (ROOT / "sim" / "rng.py").read_text(encoding="utf-8")
+    drawn = {name: int(number) for name, number in re.findall(r"^([A-Z]+) = (\d+)  #", source, re.MULTILINE)}
+    assert told == drawn
+    assert len(drawn) >= 20
+
+
+def test_the_modules_and_tests_that_the_worlds_page_names_exist() -> None:
+    page = (ROOT / "docs" / "world.md").read_text(encoding="utf-8")
+    modules = set(re.findall(r"`(\w+\.py)`", page))
+    assert len(modules) >= 12
+    assert [name for name in modules if not (ROOT / "sim" / name).is_file()] == []
