@@ -392,10 +392,10 @@ def _check_same(factory: Factory, one: Sequence[Batch], other: Sequence[Batch], 
 
 
 def _put_together(batches: Sequence[Batch]) -> Batch:
-    """One batch of those that follow each other; an event of a wrong time came with its own span all the same."""
+    """One batch of those that follow each other; events in one order, which a call gives its own alone."""
     first = batches[0]
-    truths = [batch.truth for batch in batches if batch.truth is not None]
     events = type(first.events).concatenate([batch.events for batch in batches])
+    truths = [batch.truth for batch in batches if batch.truth is not None]
     return Batch(
         TickCounts(first.counts.first_tick, np.concatenate([batch.counts.values for batch in batches])),
         events.take(events.order()),
