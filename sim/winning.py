@@ -1,0 +1,386 @@
+"""What an auction brings to one who wins it: tables that the aggregate fidelity reads in place of holding auctions.
+
+An auction is a pair: `z`, the standard normal behind the best competitor's price (of n alike ones, the largest of n), and
+`e`, the part of a campaign's value that is its own. With the price P = exp(σₚ z) relative to its level and the value
+V = exp(σᵥ (ρ z + √(1 − ρ²) e)), a bid b wins where b·V ≥ max(P, R). Given z that is e ≥ t(z), and the moments of V above
+a bound are a normal's distribution function:
+
+    E[Vⁱ; e ≥ t] = exp(i σᵥ ρ z + i² s² / 2) · Φ(i s − t),    s = σᵥ √(1 − ρ²)
+
+so that every moment of prices and click probabilities, given a win, is one integral over z. It is taken by Gauss-Legendre
+quadrature between the points where the integrand bends (its steps, the reserve), once for every kind of contest, on a
+grid of log bid - log level and, where there is a reserve, of log bid - log reserve; between them a cubic interpolates
+(four-point Lagrange, error of a 10⁻⁴ or less, which `tests/sim/test_winning.py` holds it to).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_ndtr, ndtr, ndtri
+
+from engine.units import Float64, Int64
+from sim.kernel import helper, inner
+
+LOG_WIN, PAID, PAID_VARIANCE, APPEAL, COVARIANCE, BY_CHANCE, BY_CHANCE_VARIANCE = range(7)
+"""What a table tells of an auction that is won, see `Contest`."""
+MOMENTS = 7
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+_FARTHEST = 1e-14  # chance of a heat beyond the quadrature's ends
+_RAREST = 1e-9  # a bid that wins more rarely wins nothing
+_STEP = 1 / 8  # of the grid of bids, in standard deviations of what decides the auction
+_BEND = 0.05  # of the grid of reserves, in the warped coordinate
+_SCORES = np.linspace(-6.4, 6.4, 65)
+_FINE = 3001  # heats between which a distribution function is summed up
+
+
+class Contest(NamedTuple):
+    """A kind of auction: all those whose outcomes differ by scale alone.
+
+    `price_sigma`, `value_sigma`, `correlation` and `competitors` are as in `sim.auction.Market` and
+    `sim.response.Response`; `reserve` is whether there is one; `first_price` and `per_click` are how it is charged.
+    `cap` is the value, relative to its mean, beyond which the predicted CTR is 1 and rises no more; infinite where that
+    hardly ever happens.
+
+    Its table tells, of an auction that is won: the logarithm of how likely that is; mean and variance of the price; mean
+    of the predicted CTR relative to the creative's, its *appeal*; and the covariance of both. Where clicks are charged,
+    the price is that of a click, given that there is one; and the last two are mean and variance of that price where the
+    click comes by chance, whatever the appeal. Prices are relative to the level, or to the bid in first-price auctions;
+    those of clicks are also multiplied by the creative's CTR.
+    """
+
+    price_sigma: float
+    value_sigma: float
+    correlation: float
+    competitors: int
+    reserve: bool
+    first_price: bool
+    per_click: bool
+    cap: float
+
+    @property
+    def own(self) -> float:
+        """Log standard deviation of the part of the value that the competition does not see."""
+        return self.value_sigma * math.sqrt(1.0 - self.correlation * self.correlation)
+
+    @property
+    def shared(self) -> float:
+        """By how much the value's logarithm rises with the heat."""
+        return self.value_sigma * self.correlation
+
+
+class Tables(NamedTuple):
+    """The tables of k contests one after the other, as kernels read them."""
+
+    first_bid: Float64  # float64[k], least log bid - log level
+    per_bid: Float64  # float64[k], points of the grid per unit of it
+    bids: Int64  # int64[k]
+    bend: Float64  # float64[k], scale of the warped coordinate of log bid - log reserve
+    first_reserve: Float64  # float64[k], its least
+    reserves: Int64  # int64[k], 1 where there is no reserve
+    moment_start: Int64  # int64[k], where its table begins in `moment`
+    moment: Float64  # [reserves, bids, MOMENTS] of each
+    heat_start: Int64  # int64[k], likewise in `heat`
+    heat: Float64  # [bids, scores] of each, the heat of a won (or clicked) auction by the normal score of its rank
+    price_sigma: Float64  # float64[k]
+    value_sigma: Float64  # float64[k]
+    shared: Float64  # float64[k]
+    own: Float64  # float64[k]
+
+
+def tables_of(contests: Sequence[Contest]) -> Tables:
+    """The tables of these contests, made once per process."""
+    made = [_table(contest) for contest in contests]
+
+    def column(values: Sequence[float], kind: type = np.float64) -> NDArray[Any]:
+        return np.array(values, dtype=kind)
+
+    def starts(sizes: Sequence[int]) -> Int64:
+        return np.cumsum([0, *sizes], dtype=np.int64)[:-1]
+
+    return Tables(
+        first_bid=column([each.bids[0] for each in made]),
+        per_bid=column([1 / (each.bids[1] - each.bids[0]) for each in made]),
+        bids=column([each.bids.size for each in made], np.int64),
+        bend=column([_bend(each) for each in contests]),
+        first_reserve=column([each.warped[0] for each in made]),
+        reserves=column([each.warped.size for each in made], np.int64),
+        moment_start=starts([each.moment.size for each in made]),
+        moment=np.concatenate([np.empty(0), *(each.moment.ravel() for each in made)]),
+        heat_start=starts([each.heat.size for each in made]),
+        heat=np.concatenate([np.empty(0), *(each.heat.ravel() for each in made)]),
+        price_sigma=column([each.price_sigma for each in contests]),
+        value_sigma=column([each.value_sigma for each in contests]),
+        shared=column([each.shared for each in contests]),
+        own=column([each.own for each in contests]),
+    )
+
+
+class _Table(NamedTuple):
+    bids: Float64
+    warped: Float64
+    moment: Float64
+    heat: Float64
+
+
+@lru_cache(maxsize=256)  # every trial of a change makes a world anew, of the same contests
+def _table(contest: Contest) -> _Table:
+    bids = _bids(contest)
+    warped = _warped(contest, bids)
+    ratios = np.sinh(warped) * _bend(contest) if contest.reserve else np.array([np.inf])
+    moment = np.stack([moments(contest, bids, bids - ratio) for ratio in ratios])
+    return _Table(bids, warped, moment, _heats(contest, bids))
+
+
+def _bend(contest: Contest) -> float:
+    """The scale on which a reserve matters near the bid."""
+    return contest.value_sigma or contest.price_sigma / 2 or 1.0
+
+
+def _bids(contest: Contest) -> Float64:
+    """The grid of log bid - log level: from where nearly nothing is won to where a higher bid changes nothing more."""
+    heats, weights = _heat_law(contest)
+    mean = (weights * heats).sum()
+    slope = contest.price_sigma - contest.shared
+    spread = math.hypot(slope * math.sqrt((weights * (heats - mean) ** 2).sum()), contest.own) or 1.0
+    ends = slope * np.array([heats[0], heats[-1]])
+    low, high = ends.min() - 8 * contest.own, ends.max() + 8 * contest.own
+    coarse = np.arange(low, high + spread, spread / 2)
+    won = np.exp(moments(contest, coarse, np.full(coarse.size, -np.inf))[:, LOG_WIN])
+    low = coarse[max(np.flatnonzero(won > _RAREST)[0] - 1, 0)]
+    top = np.flatnonzero(won > 1 - _RAREST)
+    high = (coarse[top[0]] if top.size else high) + 3 * (contest.price_sigma + contest.value_sigma)
+    step = _STEP * spread
+    return low + step * np.arange(max(math.ceil((high - low) / step) + 1, 4))
+
+
+def _warped(contest: Contest, bids: Float64) -> Float64:
+    """The grid of log bid - log reserve, so warped that it is fine where the reserve is near the bid.
+
+    Of a flat value it begins at 0, since a bid below the reserve then wins nothing.
+    """
+    if not contest.reserve:
+        return np.zeros(1)
+    lowest = contest.price_sigma * ndtri(1e-7 ** (1 / contest.competitors))
+    low, high = -6.0 if contest.value_sigma else 0.0, (bids[-1] - lowest) / _bend(contest)
+    low, high = math.asinh(low), math.asinh(max(high, 6.0))
+    return low + _BEND * np.arange(math.ceil((high - low) / _BEND) + 1)
+
+
+def _heat_law(contest: Contest) -> tuple[Float64, Float64]:
+    """Nodes and weights for the heat alone."""
+    ends = _quantiles(contest, [_FARTHEST, 1e-6, 1e-2, 0.5, 0.99, 1 - 1e-6, 1 - _FARTHEST])
+    heats, weights = _panels(ends[np.newaxis])
+    return heats[0], weights[0] * _density(contest, heats[0])
+
+
+def _quantiles(contest: Contest, shares: Sequence[float]) -> Float64:
+    """Of the largest of n standard normals."""
+    n = max(contest.competitors, 1)
+    left = -np.expm1(np.log(shares) / n)  # chance that one of them is larger, without losing what is small
+    return np.clip(-ndtri(left), -8.0, 8.0)  # type: ignore[no-any-return]
+
+
+def _density(contest: Contest, heat: Float64) -> Float64:
+    n = max(contest.competitors, 1)
+    logs = math.log(n) - 0.5 * heat * heat - 0.5 * math.log(2 * math.pi) + (n - 1) * log_ndtr(heat)
+    return np.exp(logs)  # type: ignore[no-any-return]
+
+
+def _panels(breaks: Float64) -> tuple[Float64, Float64]:
+    """Gauss-Legendre nodes and weights between rising breaks; float64[rows, breaks] to twice float64[rows, nodes]."""
+    half = np.diff(breaks, axis=1)[..., np.newaxis] / 2
+    middle = (breaks[:, 1:] + breaks[:, :-1])[..., np.newaxis] / 2
+    rows = len(breaks)
+    return (middle + half * _NODES).reshape(rows, -1), (half * _WEIGHTS).reshape(rows, -1)
+
+
+def moments(contest: Contest, bid: Float64, reserve: Float64) -> Float64:
+    """The moments of a contest at these log bids and log reserves, both relative to the level; [rows, MOMENTS].
+
+    Where nothing is won the moments given a win are 0.
+    """
+    heat, weight = _panels(_breaks(contest, bid, reserve))
+    law = _Given(contest, bid[:, np.newaxis], np.maximum(reserve, -700.0)[:, np.newaxis], heat)
+    weight = weight * _density(contest, heat)
+
+    def mean(paid: int, appeal: int) -> Float64:
+        return (weight * law.moment(paid, appeal)).sum(axis=1)  # type: ignore[no-any-return]
+
+    won = mean(0, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        appeal, paid = mean(0, 1) / won, mean(1, 0) / won
+        table = np.zeros((bid.size, MOMENTS))
+        table[:, LOG_WIN], table[:, APPEAL] = np.log(won), appeal
+        if contest.per_click:
+            table[:, PAID] = paid / appeal
+            table[:, PAID_VARIANCE] = mean(2, -1) / won / appeal - table[:, PAID] ** 2
+            table[:, BY_CHANCE] = mean(1, -1) / won
+            table[:, BY_CHANCE_VARIANCE] = mean(2, -2) / won - table[:, BY_CHANCE] ** 2
+        else:
+            table[:, PAID] = paid
+            table[:, PAID_VARIANCE] = mean(2, 0) / won - paid**2
+            table[:, COVARIANCE] = mean(1, 1) / won - paid * appeal
+    table[:, 1:] = np.where(won[:, np.newaxis] > 0, table[:, 1:], 0.0)
+    variances = [PAID_VARIANCE, BY_CHANCE_VARIANCE]
+    table[:, variances] = np.maximum(table[:, variances], 0.0)
+    table[:, LOG_WIN] = np.maximum(table[:, LOG_WIN], -700.0)
+    return table
+
+
+def _breaks(contest: Contest, bid: Float64, reserve: Float64) -> Float64:
+    """Where the integrand over the heat bends, rising, within the law's ends; float64[rows, breaks]."""
+    ends = _quantiles(contest, [_FARTHEST, 1e-4, 0.5, 1 - 1e-4, 1 - _FARTHEST])
+    points = [np.full(bid.size, each) for each in ends]
+    highest = np.full(bid.size, ends[-1])
+    for slope, crossing in (
+        (contest.price_sigma - contest.shared, bid),
+        (contest.shared, np.maximum(reserve, -700.0) - bid),
+    ):
+        if slope:
+            width = contest.own / abs(slope)
+            points += [crossing / slope + times * width for times in (-7.0, -2.0, 0.0, 2.0, 7.0)]
+    if contest.price_sigma:
+        points.append(np.maximum(reserve, -700.0) / contest.price_sigma)
+        if not contest.value_sigma:
+            highest = np.minimum(highest, bid / contest.price_sigma)
+    low = np.full(bid.size, ends[0])
+    return np.sort(np.clip(np.stack(points, axis=1), low[:, np.newaxis], np.maximum(highest, low)[:, np.newaxis]), axis=1)
+
+
+class _Given:
+    """A contest given its heat: what is paid, and moments of it and of the appeal where it is won."""
+
+    def __init__(self, contest: Contest, bid: Float64, reserve: Float64, heat: Float64) -> None:
+        self._contest, self._heat, self._bid = contest, heat, bid
+        log_price = np.maximum(contest.price_sigma * heat, reserve)
+        self._price = np.exp(log_price)
+        self._log_discount = -0.5 * contest.value_sigma**2
+        if contest.own:
+            self._bound = (log_price - bid - contest.shared * heat) / contest.own
+            capped = math.log(contest.cap) - self._log_discount - contest.shared * heat
+            self._capped = np.maximum(capped / contest.own, self._bound)
+
+    def moment(self, paid: int, appeal: int) -> Float64:
+        """E[paid^i · appeal^j; won | heat]."""
+        contest = self._contest
+        power = paid if contest.first_price else 0
+        factor = 1.0 if contest.first_price else self._price**paid
+        if not contest.own:  # the price alone decides, and the heat ends where it is lost
+            return factor * np.ones_like(self._heat) * (self._bid >= -700.0)
+        below = self._value(power + appeal, self._bound) - self._value(power + appeal, self._capped)
+        moment = math.exp(appeal * self._log_discount) * below
+        if contest.cap < math.inf:
+            moment = moment + contest.cap**appeal * self._value(power, self._capped)
+        return factor * moment  # type: ignore[no-any-return]
+
+    def _value(self, power: int, bound: Float64) -> Float64:
+        """E[value^i; own part above the bound | heat]."""
+        contest = self._contest
+        scale = np.exp(power * contest.shared * self._heat + 0.5 * (power * contest.own) ** 2)
+        return scale * ndtr(power * contest.own - bound)  # type: ignore[no-any-return]
+
+
+def _heats(contest: Contest, bids: Float64) -> Float64:
+    """The heat of an auction that is won against the competition, by the normal score of its rank; [bids, scores].
+
+    Where clicks are charged it is that of one that is also clicked, as far as the predicted CTR is not capped.
+    """
+    low, high = _quantiles(contest, [_FARTHEST, 1 - _FARTHEST])
+    rows = []
+    for bid in bids:
+        top = high if contest.own or not contest.price_sigma else min(high, bid / contest.price_sigma)
+        heat = np.linspace(low, max(top, low + 1e-6), _FINE)
+        density = _density(contest, heat)
+        if contest.own:
+            shift = contest.own if contest.per_click else 0.0
+            bound = (contest.price_sigma * heat - bid - contest.shared * heat) / contest.own
+            density = density * ndtr(shift - bound) * np.exp(shift / contest.own * contest.shared * heat)
+        upto = np.concatenate(([0.0], np.cumsum((density[1:] + density[:-1]) / 2)))
+        rising = np.concatenate(([True], np.diff(upto) > 0))
+        rows.append(np.interp(ndtr(_SCORES) * upto[-1], upto[rising], heat[rising]))
+    return np.stack(rows)
+
+
+_LOW_SCORE, _PER_SCORE, _SCORE_COUNT = float(_SCORES[0]), 1 / float(_SCORES[1] - _SCORES[0]), _SCORES.size
+
+
+@helper
+def _place(at: float, size: int) -> Any:
+    """The second of the four points around a coordinate of a grid."""
+    return min(max(np.int64(math.floor(at)), 1), size - 3)
+
+
+@helper
+def _cubic(f: float) -> Any:
+    """Weights of four points, Lagrange's, at a fraction of the way from the second to the third."""
+    before, after, beyond = f + 1.0, f - 1.0, f - 2.0
+    return -f * after * beyond / 6.0, before * after * beyond / 2.0, -before * f * beyond / 2.0, before * f * after / 6.0
+
+
+@inner
+def look_up(tables: Tables, contest: int, bid: float, above_reserve: float, found: Float64) -> bool:
+    """Put the moments of a contest into `found`, float64[MOMENTS]; False where nothing can be won.
+
+    `bid` is log bid - log level, `above_reserve` log bid - log reserve, infinite where there is none.
+    """
+    at = (bid - tables.first_bid[contest]) * tables.per_bid[contest]
+    bids = tables.bids[contest]
+    if at < 0.0:
+        return False
+    at = min(at, np.float64(bids - 1))
+    place = _place(at, bids)
+    weights = _cubic(at - np.float64(place))
+    start = tables.moment_start[contest] + (place - 1) * MOMENTS
+    for each in range(MOMENTS):
+        found[each] = 0.0
+    reserves = tables.reserves[contest]
+    if reserves == 1:
+        _add_row(tables.moment, start, weights, 1.0, found)
+        return True
+    warped = (math.asinh(above_reserve / tables.bend[contest]) - tables.first_reserve[contest]) / _BEND
+    if warped < 0.0:
+        return False
+    warped = min(warped, np.float64(reserves - 1))
+    row = _place(warped, reserves)
+    across = _cubic(warped - np.float64(row))
+    for which in range(4):
+        _add_row(tables.moment, start + (row - 1 + which) * bids * MOMENTS, weights, across[which], found)
+    return True
+
+
+@helper
+def _add_row(moment: Float64, start: int, weights: Any, share: float, found: Float64) -> None:
+    w0, w1, w2, w3 = weights[0] * share, weights[1] * share, weights[2] * share, weights[3] * share
+    for each in range(MOMENTS):
+        at = start + each
+        found[each] += (
+            w0 * moment[at] + w1 * moment[at + MOMENTS] + w2 * moment[at + 2 * MOMENTS] + w3 * moment[at + 3 * MOMENTS]
+        )
+
+
+@inner
+def heat_of(tables: Tables, contest: int, bid: float, score: float) -> float:
+    """The heat of a won auction by the normal score of its rank among those."""
+    bids = tables.bids[contest]
+    at = min((bid - tables.first_bid[contest]) * tables.per_bid[contest], np.float64(bids - 1))
+    place = _place(at, bids)
+    b0, b1, b2, b3 = _cubic(at - np.float64(place))
+    along = (score - _LOW_SCORE) * _PER_SCORE
+    column = _place(along, _SCORE_COUNT)
+    s0, s1, s2, s3 = _cubic(along - np.float64(column))
+    heat = tables.heat
+    first = tables.heat_start[contest] + (place - 1) * _SCORE_COUNT + column - 1
+    found = 0.0
+    for row, weight in ((0, b0), (1, b1), (2, b2), (3, b3)):
+        at_row = first + row * _SCORE_COUNT
+        found += weight * (
+            s0 * heat[at_row] + s1 * heat[at_row + 1] + s2 * heat[at_row + 2] + s3 * heat[at_row + 3]
+        )
+    return found
