@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from sim.kernel import inner
+from sim.kernel import kernel
 from sim.rng import normal
 
 FEWEST_NORMAL = 12.0
 """From this variance on a binomial count is drawn by its expansion around the normal, below it exactly."""
 
 
-@inner
-def binomial(trials: int, chance: float, u: float) -> int:
+@kernel
+def binomial(trials: Any, chance: float, u: float) -> Any:
     """How many of so many trials succeed: the quantile of `u`, in (0, 1).
 
     Up to a variance of 12 it is exact, found by going through the probabilities from the rarer side. Above that it is
@@ -44,7 +44,7 @@ def binomial(trials: int, chance: float, u: float) -> int:
     return count if chance <= 0.5 else trials - count
 
 
-@inner
+@kernel
 def _counted(trials: int, chance: float, rank: float) -> Any:
     odds = chance / (1.0 - chance)
     here = math.exp(np.float64(trials) * math.log1p(-chance))
@@ -58,7 +58,7 @@ def _counted(trials: int, chance: float, rank: float) -> Any:
     return count
 
 
-@inner
+@kernel
 def amount(mean: float, variance: float, z: float) -> float:
     """A sum of money: gamma-distributed with this mean and variance, at the standard normal `z`.
 

@@ -228,9 +228,7 @@ def _most(highest: float, per_opportunity: float, worst_ctr: float, charged_per_
 
 
 @inner
-def close_tick(
-    seat: Int64, buyers: Buyers, markets: Markets, past: Past, counts: Int64, m: int, auctions: int
-) -> None:
+def close_tick(seat: Int64, buyers: Buyers, markets: Markets, past: Past, counts: Int64, m: int, auctions: int) -> None:
     """What the tick leaves behind: creatives seen more often, and competitors who felt the account's share."""
     bought = np.int64(0)
     for s in range(seat.size):

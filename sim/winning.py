@@ -1,16 +1,17 @@
 """What an auction brings to one who wins it: tables that the aggregate fidelity reads in place of holding auctions.
 
-An auction is a pair: `z`, the standard normal behind the best competitor's price (of n alike ones, the largest of n), and
-`e`, the part of a campaign's value that is its own. With the price P = exp(σₚ z) relative to its level and the value
-V = exp(σᵥ (ρ z + √(1 − ρ²) e)), a bid b wins where b·V ≥ max(P, R). Given z that is e ≥ t(z), and the moments of V above
-a bound are a normal's distribution function:
+An auction is a pair: `z`, the standard normal behind the best competitor's price (of n alike ones, the largest of n),
+and `e`, the part of a campaign's value that is its own. With the price P = exp(σₚ z) relative to its level and the
+value V = exp(σᵥ (ρ z + √(1 − ρ²) e)), a bid b wins where b·V ≥ max(P, R). Given z that is e ≥ t(z), and the moments of
+V above a bound are a normal's distribution function:
 
     E[Vⁱ; e ≥ t] = exp(i σᵥ ρ z + i² s² / 2) · Φ(i s − t),    s = σᵥ √(1 − ρ²)
 
-so that every moment of prices and click probabilities, given a win, is one integral over z. It is taken by Gauss-Legendre
-quadrature between the points where the integrand bends (its steps, the reserve), once for every kind of contest, on a
-grid of log bid - log level and, where there is a reserve, of log bid - log reserve; between them a cubic interpolates
-(four-point Lagrange, error of a 10⁻⁴ or less, which `tests/sim/test_winning.py` holds it to).
+so that every moment of prices and click probabilities, given a win, is one integral over z. It is taken by
+Gauss-Legendre quadrature between the points where the integrand bends (its steps, the reserve), once for every kind of
+contest, on a grid of log bid - log level and, where there is a reserve, of log bid - log reserve; between them a cubic
+interpolates (four-point Lagrange). `tests/sim/test_winning.py` holds its error to one part in 10,000, and to one in
+1,000 where correlation and reserve bend everything at once.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr, ndtri
 
-from engine.units import Float64, Int64
-from sim.kernel import helper, inner
+from engine.units import Bool, Float64, Int64
+from sim.kernel import helper, kernel
 
 LOG_WIN, PAID, PAID_VARIANCE, APPEAL, COVARIANCE, BY_CHANCE, BY_CHANCE_VARIANCE = range(7)
 """What a table tells of an auction that is won, see `Contest`."""
@@ -35,7 +36,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 _FARTHEST = 1e-14  # chance of a heat beyond the quadrature's ends
 _RAREST = 1e-9  # a bid that wins more rarely wins nothing
 _STEP = 1 / 8  # of the grid of bids, in standard deviations of what decides the auction
-_BEND = 0.05  # of the grid of reserves, in the warped coordinate
+_BEND = 0.1  # of the grid of reserves, in the warped coordinate
 _SCORES = np.linspace(-6.4, 6.4, 65)
 _FINE = 3001  # heats between which a distribution function is summed up
 
@@ -48,11 +49,11 @@ class Contest(NamedTuple):
     `cap` is the value, relative to its mean, beyond which the predicted CTR is 1 and rises no more; infinite where that
     hardly ever happens.
 
-    Its table tells, of an auction that is won: the logarithm of how likely that is; mean and variance of the price; mean
-    of the predicted CTR relative to the creative's, its *appeal*; and the covariance of both. Where clicks are charged,
-    the price is that of a click, given that there is one; and the last two are mean and variance of that price where the
-    click comes by chance, whatever the appeal. Prices are relative to the level, or to the bid in first-price auctions;
-    those of clicks are also multiplied by the creative's CTR.
+    Its table tells, of an auction that is won: the logarithm of how likely that is; mean and variance of the price;
+    mean of the predicted CTR relative to the creative's, its *appeal*; and the covariance of both. Where clicks are
+    charged, the price is that of a click, given that there is one; and the last two are mean and variance of that price
+    where the click comes by chance, whatever the appeal. Prices are relative to the level, in the table to level and
+    reserve together, or to the bid in first-price auctions; those of clicks are also multiplied by the creative's CTR.
     """
 
     price_sigma: float
@@ -81,13 +82,15 @@ class Tables(NamedTuple):
     first_bid: Float64  # float64[k], least log bid - log level
     per_bid: Float64  # float64[k], points of the grid per unit of it
     bids: Int64  # int64[k]
-    bend: Float64  # float64[k], scale of the warped coordinate of log bid - log reserve
-    first_reserve: Float64  # float64[k], its least
-    reserves: Int64  # int64[k], 1 where there is no reserve
+    bend: Float64  # float64[k, 2], scales of the coordinate of log bid - log reserve, see `_warped`
+    first_ratio: Float64  # float64[k], its least
+    last_ratio: Float64  # float64[k], the largest log bid - log reserve
+    ratios: Int64  # int64[k], 1 where there is no reserve
     moment_start: Int64  # int64[k], where its table begins in `moment`
-    moment: Float64  # [reserves, bids, MOMENTS] of each
+    moment: Float64  # [ratios, bids, MOMENTS] of each
     heat_start: Int64  # int64[k], likewise in `heat`
     heat: Float64  # [bids, scores] of each, the heat of a won (or clicked) auction by the normal score of its rank
+    first_price: Bool  # bool[k]
     price_sigma: Float64  # float64[k]
     value_sigma: Float64  # float64[k]
     shared: Float64  # float64[k]
@@ -108,13 +111,20 @@ def tables_of(contests: Sequence[Contest]) -> Tables:
         first_bid=column([each.bids[0] for each in made]),
         per_bid=column([1 / (each.bids[1] - each.bids[0]) for each in made]),
         bids=column([each.bids.size for each in made], np.int64),
-        bend=column([_bend(each) for each in contests]),
-        first_reserve=column([each.warped[0] for each in made]),
-        reserves=column([each.warped.size for each in made], np.int64),
+        bend=np.array([_bends(each) for each in contests]).reshape(len(contests), 2),
+        first_ratio=column(
+            [
+                float(_warped(each.ratios[0], *_bends(kind))) if kind.reserve else 0.0
+                for kind, each in zip(contests, made, strict=True)
+            ]
+        ),
+        last_ratio=column([float(each.ratios[-1]) for each in made]),
+        ratios=column([each.ratios.size for each in made], np.int64),
         moment_start=starts([each.moment.size for each in made]),
         moment=np.concatenate([np.empty(0), *(each.moment.ravel() for each in made)]),
         heat_start=starts([each.heat.size for each in made]),
         heat=np.concatenate([np.empty(0), *(each.heat.ravel() for each in made)]),
+        first_price=column([each.first_price for each in contests], np.bool_),
         price_sigma=column([each.price_sigma for each in contests]),
         value_sigma=column([each.value_sigma for each in contests]),
         shared=column([each.shared for each in contests]),
@@ -124,7 +134,7 @@ def tables_of(contests: Sequence[Contest]) -> Tables:
 
 class _Table(NamedTuple):
     bids: Float64
-    warped: Float64
+    ratios: Float64
     moment: Float64
     heat: Float64
 
@@ -132,15 +142,20 @@ class _Table(NamedTuple):
 @lru_cache(maxsize=256)  # every trial of a change makes a world anew, of the same contests
 def _table(contest: Contest) -> _Table:
     bids = _bids(contest)
-    warped = _warped(contest, bids)
-    ratios = np.sinh(warped) * _bend(contest) if contest.reserve else np.array([np.inf])
+    ratios = _ratios(contest, bids) if contest.reserve else np.array([np.inf])
     moment = np.stack([moments(contest, bids, bids - ratio) for ratio in ratios])
-    return _Table(bids, warped, moment, _heats(contest, bids))
+    return _Table(bids, ratios, moment, _heats(contest, bids))
 
 
-def _bend(contest: Contest) -> float:
-    """The scale on which a reserve matters near the bid."""
-    return contest.value_sigma or contest.price_sigma / 2 or 1.0
+def _bends(contest: Contest) -> tuple[float, float]:
+    """The scales on which a reserve matters: near the bid, and among the competition's prices."""
+    return 1.5 * contest.value_sigma or contest.price_sigma, 1.5 * contest.price_sigma
+
+
+def _warped(ratio: Float64, near: float, far: float) -> Float64:
+    """The coordinate of log bid - log reserve in which its grid is even: fine near 0, and nowhere too coarse."""
+    warped: Float64 = np.arcsinh(ratio / near) + ratio / far
+    return warped
 
 
 def _bids(contest: Contest) -> Float64:
@@ -157,20 +172,28 @@ def _bids(contest: Contest) -> Float64:
     top = np.flatnonzero(won > 1 - _RAREST)
     high = (coarse[top[0]] if top.size else high) + 3 * (contest.price_sigma + contest.value_sigma)
     step = _STEP * spread
-    return low + step * np.arange(max(math.ceil((high - low) / step) + 1, 4))
+    grid: Float64 = low + step * np.arange(max(math.ceil((high - low) / step) + 1, 4))
+    return grid
 
 
-def _warped(contest: Contest, bids: Float64) -> Float64:
-    """The grid of log bid - log reserve, so warped that it is fine where the reserve is near the bid.
+def _ratios(contest: Contest, bids: Float64) -> Float64:
+    """The grid of log bid - log reserve: from where nearly nothing is won to where a lower reserve changes nothing.
 
     Of a flat value it begins at 0, since a bid below the reserve then wins nothing.
     """
-    if not contest.reserve:
-        return np.zeros(1)
+    near, far = _bends(contest)
     lowest = contest.price_sigma * ndtri(1e-7 ** (1 / contest.competitors))
-    low, high = -6.0 if contest.value_sigma else 0.0, (bids[-1] - lowest) / _bend(contest)
-    low, high = math.asinh(low), math.asinh(max(high, 6.0))
-    return low + _BEND * np.arange(math.ceil((high - low) / _BEND) + 1)
+    low = np.array(-6.0 * contest.value_sigma)
+    high = np.maximum(bids[-1] - lowest, low + 6 * near)
+    first, last = _warped(low, near, far), _warped(high, near, far)
+    wanted = first + _BEND * np.arange(math.ceil((last - first) / _BEND) + 1)
+    below, above = np.full(wanted.size, low), np.full(wanted.size, high + far)
+    for _ in range(60):  # the coordinate rises, so halving finds its inverse
+        middle = (below + above) / 2
+        too_low = _warped(middle, near, far) < wanted
+        below, above = np.where(too_low, middle, below), np.where(too_low, above, middle)
+    middle = (below + above) / 2
+    return middle
 
 
 def _heat_law(contest: Contest) -> tuple[Float64, Float64]:
@@ -204,7 +227,8 @@ def _panels(breaks: Float64) -> tuple[Float64, Float64]:
 def moments(contest: Contest, bid: Float64, reserve: Float64) -> Float64:
     """The moments of a contest at these log bids and log reserves, both relative to the level; [rows, MOMENTS].
 
-    Where nothing is won the moments given a win are 0.
+    Where nothing is won the moments given a win are 0. Second prices are relative to level and reserve together, so
+    that they stay where they are as either grows.
     """
     heat, weight = _panels(_breaks(contest, bid, reserve))
     law = _Given(contest, bid[:, np.newaxis], np.maximum(reserve, -700.0)[:, np.newaxis], heat)
@@ -239,10 +263,16 @@ def _breaks(contest: Contest, bid: Float64, reserve: Float64) -> Float64:
     ends = _quantiles(contest, [_FARTHEST, 1e-4, 0.5, 1 - 1e-4, 1 - _FARTHEST])
     points = [np.full(bid.size, each) for each in ends]
     highest = np.full(bid.size, ends[-1])
-    for slope, crossing in (
+    crossings = [
         (contest.price_sigma - contest.shared, bid),
         (contest.shared, np.maximum(reserve, -700.0) - bid),
-    ):
+    ]
+    if contest.cap < math.inf:
+        log_cap = math.log(contest.cap) + 0.5 * contest.value_sigma**2
+        crossings.append((contest.shared, np.full(bid.size, log_cap)))
+        if contest.price_sigma:
+            points.append((bid + log_cap) / contest.price_sigma)
+    for slope, crossing in crossings:
         if slope:
             width = contest.own / abs(slope)
             points += [crossing / slope + times * width for times in (-7.0, -2.0, 0.0, 2.0, 7.0)]
@@ -251,7 +281,9 @@ def _breaks(contest: Contest, bid: Float64, reserve: Float64) -> Float64:
         if not contest.value_sigma:
             highest = np.minimum(highest, bid / contest.price_sigma)
     low = np.full(bid.size, ends[0])
-    return np.sort(np.clip(np.stack(points, axis=1), low[:, np.newaxis], np.maximum(highest, low)[:, np.newaxis]), axis=1)
+    return np.sort(
+        np.clip(np.stack(points, axis=1), low[:, np.newaxis], np.maximum(highest, low)[:, np.newaxis]), axis=1
+    )
 
 
 class _Given:
@@ -260,7 +292,7 @@ class _Given:
     def __init__(self, contest: Contest, bid: Float64, reserve: Float64, heat: Float64) -> None:
         self._contest, self._heat, self._bid = contest, heat, bid
         log_price = np.maximum(contest.price_sigma * heat, reserve)
-        self._price = np.exp(log_price)
+        self._price = np.exp(log_price) / (1.0 + np.exp(reserve))
         self._log_discount = -0.5 * contest.value_sigma**2
         if contest.own:
             self._bound = (log_price - bid - contest.shared * heat) / contest.own
@@ -278,7 +310,7 @@ class _Given:
         moment = math.exp(appeal * self._log_discount) * below
         if contest.cap < math.inf:
             moment = moment + contest.cap**appeal * self._value(power, self._capped)
-        return factor * moment  # type: ignore[no-any-return]
+        return factor * moment
 
     def _value(self, power: int, bound: Float64) -> Float64:
         """E[value^i; own part above the bound | heat]."""
@@ -321,66 +353,78 @@ def _place(at: float, size: int) -> Any:
 def _cubic(f: float) -> Any:
     """Weights of four points, Lagrange's, at a fraction of the way from the second to the third."""
     before, after, beyond = f + 1.0, f - 1.0, f - 2.0
-    return -f * after * beyond / 6.0, before * after * beyond / 2.0, -before * f * beyond / 2.0, before * f * after / 6.0
+    return (
+        -f * after * beyond / 6.0,
+        before * after * beyond / 2.0,
+        -before * f * beyond / 2.0,
+        before * f * after / 6.0,
+    )
 
 
-@inner
-def look_up(tables: Tables, contest: int, bid: float, above_reserve: float, found: Float64) -> bool:
-    """Put the moments of a contest into `found`, float64[MOMENTS]; False where nothing can be won.
+@kernel
+def quote(tables: Tables, contest: Int64, bid: Float64, above_reserve: Float64, found: Float64) -> None:
+    """Put the moments of every cell's contest into `found`, float64[cells, MOMENTS].
 
-    `bid` is log bid - log level, `above_reserve` log bid - log reserve, infinite where there is none.
+    `bid` is log bid - log level, `above_reserve` log bid - log reserve (infinite where there is none), float64[cells].
+    Where nothing can be won the chance of a win is left at 0, its logarithm at minus infinity.
     """
-    at = (bid - tables.first_bid[contest]) * tables.per_bid[contest]
-    bids = tables.bids[contest]
-    if at < 0.0:
-        return False
-    at = min(at, np.float64(bids - 1))
-    place = _place(at, bids)
-    weights = _cubic(at - np.float64(place))
-    start = tables.moment_start[contest] + (place - 1) * MOMENTS
-    for each in range(MOMENTS):
-        found[each] = 0.0
-    reserves = tables.reserves[contest]
-    if reserves == 1:
-        _add_row(tables.moment, start, weights, 1.0, found)
-        return True
-    warped = (math.asinh(above_reserve / tables.bend[contest]) - tables.first_reserve[contest]) / _BEND
-    if warped < 0.0:
-        return False
-    warped = min(warped, np.float64(reserves - 1))
-    row = _place(warped, reserves)
-    across = _cubic(warped - np.float64(row))
-    for which in range(4):
-        _add_row(tables.moment, start + (row - 1 + which) * bids * MOMENTS, weights, across[which], found)
-    return True
+    for cell in range(contest.size):
+        kind = contest[cell]
+        at = (bid[cell] - tables.first_bid[kind]) * tables.per_bid[kind]
+        found[cell, LOG_WIN] = -np.inf
+        if not at >= 0.0:
+            continue
+        bids, ratios = tables.bids[kind], tables.ratios[kind]
+        beyond = max(at - np.float64(bids - 1), 0.0) / tables.per_bid[kind]
+        at = min(at, np.float64(bids - 1))
+        place = _place(at, bids)
+        w0, w1, w2, w3 = _cubic(at - np.float64(place))
+        start = tables.moment_start[kind] + (place - 1) * MOMENTS
+        row, rows, warped, unit = np.int64(1), np.int64(1), 1.0, 1.0
+        if ratios > 1:
+            # of a bid beyond the grid, the reserve is kept where it is, unless it is what decides
+            near, far = tables.bend[kind, 0], tables.bend[kind, 1]
+            ratio = min(
+                max(above_reserve[cell] - beyond, min(above_reserve[cell], 4.0 * near)), tables.last_ratio[kind]
+            )
+            warped = (math.asinh(ratio / near) + ratio / far - tables.first_ratio[kind]) / _BEND
+            if warped < 0.0:
+                continue
+            warped = min(warped, np.float64(ratios - 1))
+            row, rows = _place(warped, ratios), np.int64(4)
+            unit += math.exp(bid[cell] - min(ratio + beyond, above_reserve[cell]))
+        across = _cubic(warped - np.float64(row))
+        for each in range(MOMENTS):
+            moment = 0.0
+            for which in range(rows):
+                at_row = start + (row - 1 + which) * bids * MOMENTS + each
+                along = w0 * tables.moment[at_row] + w1 * tables.moment[at_row + MOMENTS]
+                along += w2 * tables.moment[at_row + 2 * MOMENTS] + w3 * tables.moment[at_row + 3 * MOMENTS]
+                moment += along * (across[which] if rows > 1 else 1.0)
+            found[cell, each] = moment
+        if rows > 1 and not tables.first_price[kind]:
+            found[cell, PAID] *= unit
+            found[cell, PAID_VARIANCE] *= unit * unit
+            found[cell, COVARIANCE] *= unit
+            found[cell, BY_CHANCE] *= unit
+            found[cell, BY_CHANCE_VARIANCE] *= unit * unit
 
 
 @helper
-def _add_row(moment: Float64, start: int, weights: Any, share: float, found: Float64) -> None:
-    w0, w1, w2, w3 = weights[0] * share, weights[1] * share, weights[2] * share, weights[3] * share
-    for each in range(MOMENTS):
-        at = start + each
-        found[each] += (
-            w0 * moment[at] + w1 * moment[at + MOMENTS] + w2 * moment[at + 2 * MOMENTS] + w3 * moment[at + 3 * MOMENTS]
-        )
+def heat_of(heat: Float64, start: int, at: float, bids: int, score: float) -> Any:
+    """The heat of a won auction by the normal score of its rank among those.
 
-
-@inner
-def heat_of(tables: Tables, contest: int, bid: float, score: float) -> float:
-    """The heat of a won auction by the normal score of its rank among those."""
-    bids = tables.bids[contest]
-    at = min((bid - tables.first_bid[contest]) * tables.per_bid[contest], np.float64(bids - 1))
+    `heat`, from `start` on, is the contest's in `Tables`, and `at` the bid's place on its grid of `bids` points.
+    """
+    at = min(at, np.float64(bids - 1))
     place = _place(at, bids)
     b0, b1, b2, b3 = _cubic(at - np.float64(place))
     along = (score - _LOW_SCORE) * _PER_SCORE
     column = _place(along, _SCORE_COUNT)
     s0, s1, s2, s3 = _cubic(along - np.float64(column))
-    heat = tables.heat
-    first = tables.heat_start[contest] + (place - 1) * _SCORE_COUNT + column - 1
+    first = start + (place - 1) * _SCORE_COUNT + column - 1
     found = 0.0
     for row, weight in ((0, b0), (1, b1), (2, b2), (3, b3)):
         at_row = first + row * _SCORE_COUNT
-        found += weight * (
-            s0 * heat[at_row] + s1 * heat[at_row + 1] + s2 * heat[at_row + 2] + s3 * heat[at_row + 3]
-        )
+        found += weight * (s0 * heat[at_row] + s1 * heat[at_row + 1] + s2 * heat[at_row + 2] + s3 * heat[at_row + 3])
     return found
