@@ -24,6 +24,7 @@ from sim.winning import (
     PAID,
     PAID_VARIANCE,
     Tables,
+    crest,
     heat_of,
     quote,
 )
@@ -228,6 +229,7 @@ def _play(  # noqa: C901, PLR0912, PLR0915 - the cases of one cell, side by side
                     (cells.height[cell] - tables.first_bid[contest]) * tables.per_bid[contest],
                     tables.bids[contest],
                     tables.heat_start[contest],
+                    tables.competitors[contest],
                 )
                 lot = (bid, reserve, cells.height[cell], level, ctr, discount, first_price, per_click)
                 singles = won if few else clicked
@@ -270,22 +272,26 @@ def _one_by_one(heats: Float64, contest: Any, lot: Any, many: Any, at: Any) -> A
     Each is drawn as won against the competition, and again where it then fails the reserve or what a cap leaves of its
     click probability: rejection keeps the law.
     """
-    sigma, shared, own, grid_place, bids, start = contest
+    sigma, shared, own, grid_place, bids, start, competitors = contest
     bid, reserve, height, level, ctr, discount, first_price, per_click = lot
     place, when, key = at
     clicked, cost = np.int64(0), np.int64(0)
     for number in range(many):
-        heat, log_value, offer, bits = 0.0, 0.0, reserve, np.uint64(0)
+        log_price, log_value, offer, bits = 0.0, 0.0, reserve, np.uint64(0)
         for trial in range(_TRIES):
             draw = philox(place, when, np.uint64(SINGLE), np.uint64(number * _TRIES + trial), key)
             bits = draw[2]
             heat = heat_of(heats, start, grid_place, bids, normal(uniform(draw[0])))
-            log_value = _log_value(heat, height, sigma, shared, own, per_click, draw[1])
+            log_price = sigma * crest(competitors, heat)
+            log_value = shared * heat
+            if own > 0:
+                tilt = own if per_click else 0.0
+                log_value += own * _above((log_price - height - log_value) / own, tilt, draw[1])
             offer = bid_for(bid, math.exp(log_value))
             if offer >= reserve and (not per_click or _uncapped(ctr * math.exp(log_value) * discount, draw[3])):
                 break
             offer, log_value = reserve, math.log(np.float64(reserve) / np.float64(bid))
-        price = min(max(np.int64(np.rint(level * math.exp(sigma * heat))), reserve), offer)
+        price = min(max(np.int64(np.rint(level * math.exp(log_price))), reserve), offer)
         predicted = predicted_ctr(ctr, math.exp(log_value), discount)
         click = per_click or is_click(bits, predicted)
         clicked += np.int64(click)
@@ -294,23 +300,10 @@ def _one_by_one(heats: Float64, contest: Any, lot: Any, many: Any, at: Any) -> A
 
 
 @helper
-def _log_value(
-    heat: float,
-    height: float,
-    sigma: float,
-    shared: float,
-    own: float,
-    clicked: bool,  # noqa: FBT001 - likewise
-    bits: Any,
-) -> float:
-    """The value, in logs, of an auction that is won (and clicked) against a competitor of this heat."""
-    if own == 0.0:
-        return 0.0
-    tilt = own if clicked else 0.0
-    bound = (sigma * heat - height - shared * heat) / own
+def _above(bound: float, tilt: float, bits: Any) -> float:
+    """A normal of mean `tilt` and variance 1, given that it is above a bound."""
     chance = 0.5 * math.erfc((bound - tilt) * math.sqrt(0.5))
-    rank = min(max(uniform(bits) * chance, _RAREST), 1.0 - _RAREST)
-    return shared * heat + own * (tilt - normal(rank))
+    return tilt - normal(min(max(uniform(bits) * chance, _RAREST), 1.0 - _RAREST))
 
 
 @helper

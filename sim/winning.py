@@ -1,13 +1,14 @@
 """What an auction brings to one who wins it: tables that the aggregate fidelity reads in place of holding auctions.
 
-An auction is a pair: `z`, the standard normal behind the best competitor's price (of n alike ones, the largest of n),
-and `e`, the part of a campaign's value that is its own. With the price P = exp(σₚ z) relative to its level and the
-value V = exp(σᵥ (ρ z + √(1 − ρ²) e)), a bid b wins where b·V ≥ max(P, R). Given z that is e ≥ t(z), and the moments of
-V above a bound are a normal's distribution function:
+An auction is a pair of standard normals: `h`, the *heat*, how high the best competitor's price is among its like, and
+`e`, the part of a campaign's value that is its own. Of n competitors the best is c(h) = Φ⁻¹(Φ(h)^(1/n)) standard
+deviations above the level's logarithm (`crest`). With the price P = exp(σₚ c(h)) relative to the level and the value
+V = exp(σᵥ (ρ h + √(1 − ρ²) e)), a bid b wins where b·V ≥ max(P, R). Given h that is e ≥ t(h), and the moments of V
+above a bound are a normal's distribution function:
 
-    E[Vⁱ; e ≥ t] = exp(i σᵥ ρ z + i² s² / 2) · Φ(i s − t),    s = σᵥ √(1 − ρ²)
+    E[Vⁱ; e ≥ t] = exp(i σᵥ ρ h + i² s² / 2) · Φ(i s − t),    s = σᵥ √(1 − ρ²)
 
-so that every moment of prices and click probabilities, given a win, is one integral over z. It is taken by
+so that every moment of prices and click probabilities, given a win, is one integral over h. It is taken by
 Gauss-Legendre quadrature between the points where the integrand bends (its steps, the reserve), once for every kind of
 contest, on a grid of log bid - log level and, where there is a reserve, of log bid - log reserve; between them a cubic
 interpolates (four-point Lagrange). `tests/sim/test_winning.py` holds its error to one part in 10,000, and to one in
@@ -27,17 +28,20 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 from engine.units import Bool, Float64, Int64
 from sim.kernel import helper, kernel
+from sim.rng import normal
 
 LOG_WIN, PAID, PAID_VARIANCE, APPEAL, COVARIANCE, BY_CHANCE, BY_CHANCE_VARIANCE = range(7)
 """What a table tells of an auction that is won, see `Contest`."""
 MOMENTS = 7
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
-_FARTHEST = 1e-14  # chance of a heat beyond the quadrature's ends
+_FARTHEST = 8.0  # heat, either way
+_HEATS = np.linspace(-_FARTHEST, _FARTHEST, 1601)
 _RAREST = 1e-9  # a bid that wins more rarely wins nothing
 _STEP = 1 / 8  # of the grid of bids, in standard deviations of what decides the auction
 _BEND = 0.1  # of the grid of reserves, in the warped coordinate
 _SCORES = np.linspace(-6.4, 6.4, 65)
+_LEAST = 2e-11  # chance as small as `normal` takes
 _FINE = 3001  # heats between which a distribution function is summed up
 
 
@@ -89,10 +93,13 @@ class Tables(NamedTuple):
     moment_start: Int64  # int64[k], where its table begins in `moment`
     moment: Float64  # [ratios, bids, MOMENTS] of each
     heat_start: Int64  # int64[k], likewise in `heat`
-    heat: Float64  # [bids, scores] of each, the heat of a won (or clicked) auction by the normal score of its rank
+    heat: (
+        Float64  # [bids, scores] of each, the heat of a won (or clicked) auction by the normal score of its rank there
+    )
     first_price: Bool  # bool[k]
     price_sigma: Float64  # float64[k]
     value_sigma: Float64  # float64[k]
+    competitors: Int64  # int64[k]
     shared: Float64  # float64[k]
     own: Float64  # float64[k]
 
@@ -127,6 +134,7 @@ def tables_of(contests: Sequence[Contest]) -> Tables:
         first_price=column([each.first_price for each in contests], np.bool_),
         price_sigma=column([each.price_sigma for each in contests]),
         value_sigma=column([each.value_sigma for each in contests]),
+        competitors=column([each.competitors for each in contests], np.int64),
         shared=column([each.shared for each in contests]),
         own=column([each.own for each in contests]),
     )
@@ -160,12 +168,12 @@ def _warped(ratio: Float64, near: float, far: float) -> Float64:
 
 def _bids(contest: Contest) -> Float64:
     """The grid of log bid - log level: from where nearly nothing is won to where a higher bid changes nothing more."""
-    heats, weights = _heat_law(contest)
-    mean = (weights * heats).sum()
-    slope = contest.price_sigma - contest.shared
-    spread = math.hypot(slope * math.sqrt((weights * (heats - mean) ** 2).sum()), contest.own) or 1.0
-    ends = slope * np.array([heats[0], heats[-1]])
-    low, high = ends.min() - 8 * contest.own, ends.max() + 8 * contest.own
+    edge = _edge(contest, _HEATS)
+    weights = np.exp(-0.5 * _HEATS * _HEATS)
+    weights /= weights.sum()
+    mean = (weights * edge).sum()
+    spread = math.hypot(math.sqrt((weights * (edge - mean) ** 2).sum()), contest.own) or 1.0
+    low, high = edge.min() - 8 * contest.own, edge.max() + 8 * contest.own
     coarse = np.arange(low, high + spread, spread / 2)
     won = np.exp(moments(contest, coarse, np.full(coarse.size, -np.inf))[:, LOG_WIN])
     low = coarse[max(np.flatnonzero(won > _RAREST)[0] - 1, 0)]
@@ -182,7 +190,7 @@ def _ratios(contest: Contest, bids: Float64) -> Float64:
     Of a flat value it begins at 0, since a bid below the reserve then wins nothing.
     """
     near, far = _bends(contest)
-    lowest = contest.price_sigma * ndtri(1e-7 ** (1 / contest.competitors))
+    lowest = contest.price_sigma * _crest(contest.competitors, np.array(-5.2))
     low = np.array(-6.0 * contest.value_sigma)
     high = np.maximum(bids[-1] - lowest, low + 6 * near)
     first, last = _warped(low, near, far), _warped(high, near, far)
@@ -192,28 +200,35 @@ def _ratios(contest: Contest, bids: Float64) -> Float64:
         middle = (below + above) / 2
         too_low = _warped(middle, near, far) < wanted
         below, above = np.where(too_low, middle, below), np.where(too_low, above, middle)
-    middle = (below + above) / 2
-    return middle
+    ratios: Float64 = (below + above) / 2
+    ratios[0] = low  # to the last bit: a flat bid that equals the reserve wins
+    return ratios
 
 
-def _heat_law(contest: Contest) -> tuple[Float64, Float64]:
-    """Nodes and weights for the heat alone."""
-    ends = _quantiles(contest, [_FARTHEST, 1e-6, 1e-2, 0.5, 0.99, 1 - 1e-6, 1 - _FARTHEST])
-    heats, weights = _panels(ends[np.newaxis])
-    return heats[0], weights[0] * _density(contest, heats[0])
+def _crest(competitors: int, heat: Float64) -> Float64:
+    """The largest of so many standard normals, by the normal score of its rank among its like."""
+    if competitors == 1:
+        return heat
+    left = -np.expm1(log_ndtr(heat) / competitors)  # chance that one is larger, without losing what is small
+    return np.clip(-ndtri(left), -_FARTHEST, _FARTHEST)  # type: ignore[no-any-return]
 
 
-def _quantiles(contest: Contest, shares: Sequence[float]) -> Float64:
-    """Of the largest of n standard normals."""
-    n = max(contest.competitors, 1)
-    left = -np.expm1(np.log(shares) / n)  # chance that one of them is larger, without losing what is small
-    return np.clip(-ndtri(left), -8.0, 8.0)  # type: ignore[no-any-return]
+def _score(competitors: int, crest: Float64) -> Float64:
+    """The inverse of `_crest`."""
+    if competitors == 1:
+        return crest
+    below = competitors * log_ndtr(np.clip(crest, -30.0, _FARTHEST))
+    scores = np.where(below < -0.5, ndtri(np.exp(below)), -ndtri(-np.expm1(below)))
+    return np.clip(scores, -_FARTHEST, _FARTHEST)  # type: ignore[no-any-return]
 
 
-def _density(contest: Contest, heat: Float64) -> Float64:
-    n = max(contest.competitors, 1)
-    logs = math.log(n) - 0.5 * heat * heat - 0.5 * math.log(2 * math.pi) + (n - 1) * log_ndtr(heat)
-    return np.exp(logs)  # type: ignore[no-any-return]
+def _edge(contest: Contest, heat: Float64) -> Float64:
+    """The log bid, relative to the level, that wins against this heat if the own part of the value is 0."""
+    return contest.price_sigma * _crest(contest.competitors, heat) - contest.shared * heat
+
+
+def _density(heat: Float64) -> Float64:
+    return np.exp(-0.5 * heat * heat) / math.sqrt(2 * math.pi)
 
 
 def _panels(breaks: Float64) -> tuple[Float64, Float64]:
@@ -232,7 +247,7 @@ def moments(contest: Contest, bid: Float64, reserve: Float64) -> Float64:
     """
     heat, weight = _panels(_breaks(contest, bid, reserve))
     law = _Given(contest, bid[:, np.newaxis], np.maximum(reserve, -700.0)[:, np.newaxis], heat)
-    weight = weight * _density(contest, heat)
+    weight = weight * _density(heat)
 
     def mean(paid: int, appeal: int) -> Float64:
         return (weight * law.moment(paid, appeal)).sum(axis=1)  # type: ignore[no-any-return]
@@ -260,30 +275,31 @@ def moments(contest: Contest, bid: Float64, reserve: Float64) -> Float64:
 
 def _breaks(contest: Contest, bid: Float64, reserve: Float64) -> Float64:
     """Where the integrand over the heat bends, rising, within the law's ends; float64[rows, breaks]."""
-    ends = _quantiles(contest, [_FARTHEST, 1e-4, 0.5, 1 - 1e-4, 1 - _FARTHEST])
-    points = [np.full(bid.size, each) for each in ends]
-    highest = np.full(bid.size, ends[-1])
-    crossings = [
-        (contest.price_sigma - contest.shared, bid),
-        (contest.shared, np.maximum(reserve, -700.0) - bid),
-    ]
+    points = [np.full(bid.size, each) for each in (-_FARTHEST, -4.0, -2.0, 0.0, 2.0, 4.0, _FARTHEST)]
+    edge = _edge(contest, _HEATS)
+    rising = edge if edge[-1] >= edge[0] else -edge
+    passed = np.interp(bid if edge[-1] >= edge[0] else -bid, np.maximum.accumulate(rising), _HEATS)
+    slope = np.interp(passed, _HEATS, np.gradient(edge, _HEATS))
+    crossings = [(passed, slope)]
+    highest = np.full(bid.size, _FARTHEST)
+    floor = np.maximum(reserve, -700.0)
+    if contest.shared:
+        crossings.append(((floor - bid) / contest.shared, np.full(bid.size, contest.shared)))
     if contest.cap < math.inf:
         log_cap = math.log(contest.cap) + 0.5 * contest.value_sigma**2
-        crossings.append((contest.shared, np.full(bid.size, log_cap)))
+        if contest.shared:
+            crossings.append((np.full(bid.size, log_cap / contest.shared), np.full(bid.size, contest.shared)))
         if contest.price_sigma:
-            points.append((bid + log_cap) / contest.price_sigma)
-    for slope, crossing in crossings:
-        if slope:
-            width = contest.own / abs(slope)
-            points += [crossing / slope + times * width for times in (-7.0, -2.0, 0.0, 2.0, 7.0)]
+            points.append(_score(contest.competitors, (bid + log_cap) / contest.price_sigma))
+    for place, steepness in crossings:
+        width = np.minimum(contest.own / np.maximum(np.abs(steepness), 1e-9), 3.0)
+        points += [place + times * width for times in (-7.0, -2.0, 0.0, 2.0, 7.0)]
     if contest.price_sigma:
-        points.append(np.maximum(reserve, -700.0) / contest.price_sigma)
+        points.append(_score(contest.competitors, floor / contest.price_sigma))
         if not contest.value_sigma:
-            highest = np.minimum(highest, bid / contest.price_sigma)
-    low = np.full(bid.size, ends[0])
-    return np.sort(
-        np.clip(np.stack(points, axis=1), low[:, np.newaxis], np.maximum(highest, low)[:, np.newaxis]), axis=1
-    )
+            highest = np.minimum(highest, _score(contest.competitors, bid / contest.price_sigma))
+    low = np.full((bid.size, 1), -_FARTHEST)
+    return np.sort(np.clip(np.stack(points, axis=1), low, np.maximum(highest[:, np.newaxis], low)), axis=1)
 
 
 class _Given:
@@ -291,7 +307,7 @@ class _Given:
 
     def __init__(self, contest: Contest, bid: Float64, reserve: Float64, heat: Float64) -> None:
         self._contest, self._heat, self._bid = contest, heat, bid
-        log_price = np.maximum(contest.price_sigma * heat, reserve)
+        log_price = np.maximum(contest.price_sigma * _crest(contest.competitors, heat), reserve)
         self._price = np.exp(log_price) / (1.0 + np.exp(reserve))
         self._log_discount = -0.5 * contest.value_sigma**2
         if contest.own:
@@ -324,16 +340,17 @@ def _heats(contest: Contest, bids: Float64) -> Float64:
 
     Where clicks are charged it is that of one that is also clicked, as far as the predicted CTR is not capped.
     """
-    low, high = _quantiles(contest, [_FARTHEST, 1 - _FARTHEST])
     rows = []
     for bid in bids:
-        top = high if contest.own or not contest.price_sigma else min(high, bid / contest.price_sigma)
-        heat = np.linspace(low, max(top, low + 1e-6), _FINE)
-        density = _density(contest, heat)
+        top = np.array(_FARTHEST)
+        if contest.price_sigma and not contest.value_sigma:
+            top = np.minimum(top, _score(contest.competitors, bid / contest.price_sigma))
+        heat = np.linspace(-_FARTHEST, max(float(top), -_FARTHEST + 1e-6), _FINE)
+        density = _density(heat)
         if contest.own:
-            shift = contest.own if contest.per_click else 0.0
-            bound = (contest.price_sigma * heat - bid - contest.shared * heat) / contest.own
-            density = density * ndtr(shift - bound) * np.exp(shift / contest.own * contest.shared * heat)
+            tilt = contest.own if contest.per_click else 0.0
+            bound = (_edge(contest, heat) - bid) / contest.own
+            density = density * ndtr(tilt - bound) * np.exp(contest.shared * heat * contest.per_click)
         upto = np.concatenate(([0.0], np.cumsum((density[1:] + density[:-1]) / 2)))
         rising = np.concatenate(([True], np.diff(upto) > 0))
         rows.append(np.interp(ndtr(_SCORES) * upto[-1], upto[rising], heat[rising]))
@@ -408,6 +425,16 @@ def quote(tables: Tables, contest: Int64, bid: Float64, above_reserve: Float64, 
             found[cell, COVARIANCE] *= unit
             found[cell, BY_CHANCE] *= unit
             found[cell, BY_CHANCE_VARIANCE] *= unit * unit
+
+
+@helper
+def crest(competitors: int, heat: float) -> float:
+    """The largest of so many standard normals, by the normal score of its rank among its like."""
+    if competitors == 1:
+        return heat
+    below = 0.5 * math.erfc(-heat * math.sqrt(0.5))
+    above = -math.expm1(math.log(max(below, 1e-300)) / np.float64(competitors))
+    return -normal(min(max(above, _LEAST), 1.0 - _LEAST))
 
 
 @helper
