@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.errors import BadInput
-from experiments.benchmarks import auction_single, guard, interrupt, memory, recovery, tick_overhead
+from experiments.benchmarks import aggregate, auction_single, guard, interrupt, memory, recovery, tick_overhead
 from experiments.benchmarks.measuring import Figure
 
 BENCHMARKS: dict[str, Callable[..., Figure]] = {
+    "aggregate": aggregate.measure,
     "auction_single": auction_single.measure,
     "guard": guard.measure,
     "interrupt": interrupt.measure,
