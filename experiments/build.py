@@ -28,6 +28,7 @@ from engine.units import PPM, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
 from experiments.users import users_policy
+from sim.aggregate import AggregateWorldFactory
 from sim.auction import Drift, Market, PriceShock, Regimes
 from sim.conversions import Conversions, menus_of
 from sim.delays import Delays
@@ -42,6 +43,7 @@ from sim.twin import Twin
 from sim.world import WorldFactory
 
 _BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcPid
+_FIDELITIES: dict[str, type[WorldFactory]] = {"opportunity": WorldFactory, "aggregate": AggregateWorldFactory}
 _ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record", "limits_file")
 """Settings that change no decision, and therefore no digest; what a limits file says, the rounds that read it tell."""
 
@@ -59,7 +61,7 @@ def _simulated(config: SimulationConfig, campaigns: CampaignSet, world: WorldFac
 
 
 def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
-    return WorldFactory(
+    return _FIDELITIES[config.fidelity](
         campaigns=campaigns,
         grid=config.grid,
         seed=config.seed,

@@ -71,4 +71,4 @@ def _rate(ticks: int, *, aggregate: bool) -> float:
     lived = factory(np.arange(len(factory.campaigns)))
     began = time.perf_counter()
     counts = lived.advance(0, ticks, controls).counts.values
-    return counts.shape[0] * counts.shape[1] / (time.perf_counter() - began)
+    return float(counts.shape[0] * counts.shape[1] / (time.perf_counter() - began))

@@ -325,7 +325,15 @@ def _score(config: RunConfig) -> Iterator[Problem]:
         )
 
 
+def _fidelity(config: SimulationConfig) -> Iterator[Problem]:
+    """What the aggregate fidelity, which draws counts, has no single events for."""
+    if config.fidelity == "aggregate" and config.record:
+        rule = "must be empty beside 'fidelity: aggregate', which draws counts alone: remove one of the two"
+        yield Problem(("record",), rule, config.record)
+
+
 def _simulation(config: SimulationConfig) -> Iterator[Problem]:
+    yield from _fidelity(config)
     for name, campaign in config.campaigns.items():
         yield from _known_market(config, ("campaigns", name, "market"), campaign.market)
         run_hours = config.grid.ticks * config.time.tick_minutes / 60

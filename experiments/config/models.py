@@ -99,6 +99,7 @@ class SimulationConfig(_Common):
     """A run in a simulated world."""
 
     source: Literal["simulation"]
+    fidelity: Literal["opportunity", "aggregate"] = "opportunity"
     time: SimulationTime
     markets: Annotated[dict[Id, Market], Field(min_length=1)]
     campaigns: Annotated[dict[Id, SimulatedCampaign], Field(min_length=1)]

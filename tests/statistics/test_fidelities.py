@@ -22,7 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engine.campaigns import Charging, ControlState, Period
-from engine.events import BIDS, CLICKS, CONVERSIONS, IMPRESSIONS, OPPORTUNITIES, REFUNDS, REVENUE, SPEND
+from engine.events import BIDS, CLICKS, CONVERSIONS, IMPRESSIONS, OPPORTUNITIES, PEOPLE, REFUNDS, REVENUE, SPEND
 from engine.units import TickGrid
 from sim.auction import Answer, BotClicks, Drift, Market, Segment
 from sim.people import Audience
@@ -160,6 +160,7 @@ def correlation(columns: NDArray[Any]) -> tuple[float, NDArray[Any]]:
     return r, one * other - r * (one**2 + other**2) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_means_variances_and_correlations_agree(name: str) -> None:
     setting = SETTINGS[name]
@@ -176,7 +177,7 @@ def test_means_variances_and_correlations_agree(name: str) -> None:
 
 def test_delays_are_the_same() -> None:
     """The conversions of one busy tick, over the ticks after it, by a chi-square test of two samples."""
-    market = replace(BUSY, traffic=Traffic(400_000.0, changes=()))
+    market = replace(BUSY, traffic=Traffic(400_000.0))
     first = Campaign(ctrs=(0.3,), cvr=0.5, delay_hours=4.0, budget=10**15)
 
     def after(*, aggregate: bool) -> NDArray[np.float64]:
@@ -229,7 +230,7 @@ def test_creatives_wear_out_alike_and_people_are_reached_alike() -> None:
             error = math.sqrt((drawn[span, column].var() + held[span, column].var()) / 100)
             difference = drawn[span, column].mean() - held[span, column].mean()
             assert abs(difference) < SIGMAS * error, (day, column, difference, error)
-    reached = np.cumsum(drawn[:, -1]) - np.cumsum(held[:, -1])
+    reached = np.cumsum(drawn[:, PEOPLE]) - np.cumsum(held[:, PEOPLE])
     # √(N/4) for who of N is reached, and the persons of a few hundred impressions more or less; the weights of 30,000
     # people, drawn once, add a part in 300 of what is reached
     assert np.abs(reached).max() < SIGMAS * (math.sqrt(30_000 / 4) + math.sqrt(30_000 / 3)), np.abs(reached).max()
