@@ -8,6 +8,7 @@ from itertools import product
 
 from engine.units import PPM, moment
 from experiments.config.conversions import conversion_problems
+from experiments.config.fidelity import fidelity_problems
 from experiments.config.models import (
     AuctionLog,
     ReplayConfig,
@@ -325,15 +326,8 @@ def _score(config: RunConfig) -> Iterator[Problem]:
         )
 
 
-def _fidelity(config: SimulationConfig) -> Iterator[Problem]:
-    """What the aggregate fidelity, which draws counts, has no single events for."""
-    if config.fidelity == "aggregate" and config.record:
-        rule = "must be empty beside 'fidelity: aggregate', which draws counts alone: remove one of the two"
-        yield Problem(("record",), rule, config.record)
-
-
 def _simulation(config: SimulationConfig) -> Iterator[Problem]:
-    yield from _fidelity(config)
+    yield from fidelity_problems(config)
     for name, campaign in config.campaigns.items():
         yield from _known_market(config, ("campaigns", name, "market"), campaign.market)
         run_hours = config.grid.ticks * config.time.tick_minutes / 60

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from engine.errors import BadInput
-from engine.events import CLICKS, IMPRESSIONS, OPPORTUNITIES, SPEND
+from engine.events import CLICKS, IMPRESSIONS, SPEND
 from engine.judgement import Outcome
 from engine.runtime.local import LocalRunner
 from engine.runtime.store import LEDGER, read_ledger
-from experiments.benchmarks import BENCHMARKS, aggregate, auction_single, guard, run_benchmarks, tick_overhead
+from experiments.benchmarks import BENCHMARKS, auction_single, guard, run_benchmarks, tick_overhead
 
 KEYS = ["name", "rate", "unit", "baseline", "baseline_rate", "ratio", "peak_rss_mb"]
 
@@ -26,21 +26,6 @@ def rows_are_documented(rows: list[dict[str, object]], names: list[str]) -> None
         assert isinstance(row["baseline"], str)
         figures = {key: row[key] for key in KEYS if key not in {"name", "unit", "baseline"}}
         assert all(isinstance(figure, float) and 0 < figure < float("inf") for figure in figures.values()), figures
-
-
-def test_aggregate_runs_small() -> None:
-    rows_are_documented(run_benchmarks("aggregate", small=True), ["aggregate"])
-
-
-def test_both_fidelities_live_the_same_account() -> None:
-    drawn, held = (
-        factory(np.arange(len(factory.campaigns))).advance(0, 2, controls).counts.values.sum(axis=(0, 1))
-        for factory, controls in (aggregate.world(2, aggregate=each) for each in (True, False))
-    )
-    assert held[OPPORTUNITIES] > 90_000
-    for column, surplus in ((OPPORTUNITIES, 0.0), (IMPRESSIONS, 0.2)):  # others reach at most a fifth of the auctions
-        noise = 5 * (2 * held[column]) ** 0.5
-        assert held[column] - noise < drawn[column] < held[column] * (1 + surplus) + noise
 
 
 def test_auction_single_runs_small() -> None:

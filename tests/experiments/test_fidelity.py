@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from engine.errors import BadInput
+from engine.events import IMPRESSIONS, OPPORTUNITIES
 from engine.runtime.local import LocalRunner
 from engine.runtime.plan import Plan
 from experiments import build
+from experiments.benchmarks import aggregate, run_benchmarks
 from experiments.config import SimulationConfig, load_config
 from sim.aggregate import AggregateWorldFactory
 from sim.twin import Twin
@@ -75,3 +77,20 @@ def test_what_cannot_be_is_told_in_a_sentence(changes: dict[str, object], senten
     with pytest.raises(BadInput) as caught:
         load_config(config() | changes)
     assert sentence in str(caught.value)
+
+
+def test_the_benchmark_runs_small() -> None:
+    (row,) = run_benchmarks("aggregate", small=True)
+    assert (row["name"], row["unit"], row["baseline"]) == ("aggregate", "campaign-ticks/s", "single auctions")
+    assert row["ratio"] == row["rate"] / row["baseline_rate"] > 0
+
+
+def test_both_sides_of_the_benchmark_live_the_same_account() -> None:
+    drawn, held = (
+        factory(np.arange(len(factory.campaigns))).advance(0, 2, controls).counts.values.sum(axis=(0, 1))
+        for factory, controls in (aggregate.world(2, aggregate=each) for each in (True, False))
+    )
+    assert held[OPPORTUNITIES] > 90_000
+    for column, surplus in ((OPPORTUNITIES, 0.0), (IMPRESSIONS, 0.2)):  # others reach at most a fifth of the auctions
+        noise = 5 * (2 * held[column]) ** 0.5
+        assert held[column] - noise < drawn[column] < held[column] * (1 + surplus) + noise

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -13,8 +13,7 @@ from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.events import COUNTS, Events, Opportunities
 from engine.policy import Batch, EventSource
 from engine.units import Int64, TickGrid, equal_shares
-from sim.aggregate import AggregateWorldFactory
-from sim.auction import Market, Segment
+from sim.auction import Market
 from sim.conversions import Conversions
 from sim.response import Response
 from sim.traffic import Traffic
@@ -120,22 +119,3 @@ def same(left: Any, right: Any) -> bool:
     """Whether two column tables hold the same values."""
     pairs = zip(left.columns().values(), right.columns().values(), strict=True)
     return all(np.array_equal(mine, theirs) for mine, theirs in pairs)
-
-
-def aggregate_of(factory: WorldFactory) -> AggregateWorldFactory:
-    """The same specification in the aggregate fidelity."""
-    return AggregateWorldFactory(**{column.name: getattr(factory, column.name) for column in fields(factory)})
-
-
-def in_segments(
-    factory: WorldFactory, controls: ControlState, segments: Sequence[Segment], modifiers: Sequence[int] = ()
-) -> tuple[WorldFactory, ControlState]:
-    """Divide every market among these segments; modifiers (ppm) of all campaigns alike."""
-    names = tuple(f"part-{place}" for place in range(len(segments)))
-    campaigns = replace(factory.campaigns, audiences=(names,) * len(factory.campaigns.markets))
-    markets = tuple(replace(market, segments=tuple(segments)) for market in factory.markets)
-    divided = replace(factory, campaigns=campaigns, markets=markets)
-    moved = ControlState.initial(campaigns, controls.bid, controls.budget, controls.weights)
-    if modifiers:
-        moved = replace(moved, modifiers=np.tile(np.array(modifiers, dtype=np.int64), len(campaigns)))
-    return divided, replace(moved, paused=controls.paused)

@@ -29,7 +29,8 @@ from sim.traffic import Traffic, TrafficChange
 from sim.troubles import Spell, Troubles
 from sim.twin import Twin
 from sim.world import WorldFactory
-from tests.sim.builders import GRID, MARKET, Campaign, aggregate_of, everyone, in_segments, run, total, world_of
+from tests.sim.builders import GRID, MARKET, Campaign, everyone, run, total, world_of
+from tests.sim.fidelities import aggregate_of, in_segments
 
 MARKETS = {
     "clicks": replace(MARKET, first_price=True, reserve_micros=1_500, bots=(BotClicks(5, 20, 0.1),)),

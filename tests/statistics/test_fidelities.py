@@ -28,7 +28,8 @@ from sim.auction import Answer, BotClicks, Drift, Market, Segment
 from sim.people import Audience
 from sim.traffic import Traffic
 from sim.world import WorldFactory
-from tests.sim.builders import Campaign, aggregate_of, everyone, in_segments, run, world_of
+from tests.sim.builders import Campaign, everyone, run, world_of
+from tests.sim.fidelities import aggregate_of, in_segments
 
 SIGMAS = 4.5
 ROUNDING = 1e-9
