@@ -28,6 +28,7 @@ from engine.units import PPM, Float64, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
 from experiments.users import users_policy
+from sim.aggregate import AggregateWorldFactory
 from sim.attribution import Attribution, Credit, last_click, linear, position_based
 from sim.auction import EVERYBODY, Answer, BotClicks, Drift, Market, PriceShock, Regimes, Segment
 from sim.conversions import Conversions, menus_of
@@ -56,6 +57,7 @@ _BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcP
 _Ticks: TypeAlias = tuple[int, int]
 _Any = TypeVar("_Any", bound=BaseModel)
 _Kind = TypeVar("_Kind", bound=settings.OfMarkets)
+_FIDELITIES: dict[str, type[WorldFactory]] = {"opportunity": WorldFactory, "aggregate": AggregateWorldFactory}
 _ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record", "limits_file")
 """Settings that change no decision, and therefore no digest; what a limits file says, the rounds that read it tell."""
 
@@ -73,7 +75,7 @@ def _simulated(config: SimulationConfig, campaigns: CampaignSet, world: WorldFac
 
 
 def _world(config: SimulationConfig, campaigns: CampaignSet) -> WorldFactory:
-    return WorldFactory(
+    return _FIDELITIES[config.fidelity](
         campaigns=campaigns,
         grid=config.grid,
         seed=config.seed,

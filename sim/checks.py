@@ -392,12 +392,13 @@ def _check_same(factory: Factory, one: Sequence[Batch], other: Sequence[Batch], 
 
 
 def _put_together(batches: Sequence[Batch]) -> Batch:
-    """One batch of those that follow each other."""
+    """One batch of those that follow each other; events in one order, which a call gives its own alone."""
     first = batches[0]
+    events = type(first.events).concatenate([batch.events for batch in batches])
     truths = [batch.truth for batch in batches if batch.truth is not None]
     return Batch(
         TickCounts(first.counts.first_tick, np.concatenate([batch.counts.values for batch in batches])),
-        type(first.events).concatenate([batch.events for batch in batches]),
+        events.take(events.order()),
         type(first.opportunities).concatenate([batch.opportunities for batch in batches]),
         sum(batch.auctions for batch in batches),
         np.concatenate(truths) if truths else None,

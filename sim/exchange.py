@@ -82,9 +82,7 @@ def _most(highest: float, per_opportunity: float, worst_ctr: float, charged_per_
 
 
 @inner
-def _close_tick(
-    seat: Int64, buyers: Buyers, markets: Markets, past: Past, counts: Int64, m: int, auctions: int
-) -> None:
+def close_tick(seat: Int64, buyers: Buyers, markets: Markets, past: Past, counts: Int64, m: int, auctions: int) -> None:
     """What the tick leaves behind: creatives seen more often, and competitors who felt the account's share."""
     bought = np.int64(0)
     for s in range(seat.size):
@@ -190,7 +188,8 @@ def _add_reached(counts: Int64, block: Block, s: int, stop: int, cells: int) -> 
 
 
 @inner
-def _with_room(table: Any, rows: int) -> Any:
+def with_room(table: Any, rows: int) -> Any:
+    """The table, or twice as long a one, with room for another row."""
     if rows < table.shape[0]:
         return table
     larger = np.empty((2 * table.shape[0], table.shape[1]), dtype=table.dtype)
@@ -277,7 +276,7 @@ def _record(
         c, cell = seat[s], block.cell[s, k]
         value = math.exp(block.log_value[s, k])
         ctr = predicted_ctr(room.ctr[cell], value, buyers.discount[c])
-        table, qualities = _with_room(table, used), _with_room(qualities, used)
+        table, qualities = with_room(table, used), with_room(qualities, used)
         row = table[used]
         row[0], row[1], row[2], row[3], row[4], row[5] = m, c, cell, tick, index, event_time
         row[6] = _recorded_price(room, seat.size, s, floor)
@@ -429,13 +428,13 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                         counts[t, cell, SPEND] += cost
                         counts[t, cell, CLICKS] += np.int64(clicked > 0)
                         if record_impressions:
-                            impressions = _with_room(impressions, n_impressions)
+                            impressions = with_room(impressions, n_impressions)
                             row = impressions[n_impressions]
                             row[0], row[1], row[2], row[3], row[4] = m, c, cell, tick, index
                             row[5], row[6], row[7] = event_time, cost, clicked
                             n_impressions += 1
                         if clicked & BY_PERSON:
-                            clicks = _with_room(clicks, n_clicks)
+                            clicks = with_room(clicks, n_clicks)
                             row = clicks[n_clicks]
                             row[0], row[1], row[2], row[3], row[4], row[5] = m, c, cell, tick, index, event_time
                             n_clicks += 1
@@ -457,7 +456,7 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                         c = seat[s]
                         cells = buyers.cell_start[c + 1] - buyers.cell_start[c]
                         _add_reached(counts[t, :, BIDS], block, s, size, cells)
-            _close_tick(seat, buyers, markets, past, counts[t], m, auctions)
+            close_tick(seat, buyers, markets, past, counts[t], m, auctions)
 
     return (
         clicks[:n_clicks],

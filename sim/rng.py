@@ -43,6 +43,12 @@ PERSON = 16  # market: whom the auction is about
 LOST = 17  # campaign: is the click's id lost
 ACTIVITY = 19  # audience: how active each of its people is
 OUTAGE = 20  # campaign: is the conversion reported while tracking is out
+SPLIT = 30  # market, aggregate: lane 0 of an audience's number is how many auctions are about it
+TALLY = 31  # campaign, aggregate: lanes of a cell are its opportunities, wins, clicks and spend
+SEQUEL = 32  # campaign, aggregate: lanes of a cell are its clicks that convert, those of machines, and their cost
+SINGLE = 33  # campaign, aggregate: lanes are heat and own part of a won auction, its click, and what a cap leaves
+CUT = 34  # campaign, aggregate: lanes of a cell round what a budget leaves of its counts
+MOMENT = 35  # campaign, aggregate: when in the tick a click is made that converts
 MISHAP = 18  # recorded events, by their ids: what goes wrong with them
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

@@ -23,7 +23,7 @@ from engine.errors import BadInput
 from engine.messages import Command, CommandKind
 from engine.metrics import Metric, metrics
 from engine.runtime.checkpoints import EVERY
-from engine.runtime.fate import end_monitor, share_fate
+from engine.runtime.fate import end_monitor, shared_fate
 from engine.runtime.hosts import CampaignHost, OptimiserHost, ShardHost, SourceHost
 from engine.runtime.local import LostError, Outcome, Watcher, carry_out
 from engine.runtime.pace import Pace
@@ -58,7 +58,6 @@ def _actor(host: Any) -> Any:
 
     class Actor(host):  # type: ignore[misc]
         def __init__(self, plan: bytes, *arguments: Any, **options: Any) -> None:
-            share_fate()
             super().__init__(ray.get(ray.cloudpickle.loads(plan)), *arguments, **options)
 
     Actor.__name__ = Actor.__qualname__ = host.__name__
@@ -82,21 +81,38 @@ def ray_session(address: str = "local") -> Iterator[str]:
         Where no cluster answers at the address.
     """  # noqa: D205 - one sentence
     namespace = f"bidtwin-{uuid.uuid4().hex[:12]}"
-    ours = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
+    with _own(namespace) if address == "local" else _joined(address, namespace):
+        yield namespace
+
+
+@contextmanager
+def _own(namespace: str) -> Iterator[None]:
+    with shared_fate():
+        try:
+            _init("local", namespace, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
+            yield
+        finally:
+            end_monitor()
+            ray.shutdown()
+
+
+@contextmanager
+def _joined(address: str, namespace: str) -> Iterator[None]:
     try:
         _knock(address)
-        ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR", **ours)
+        _init(address, namespace)
     except (OSError, ValueError, RuntimeError, RayError) as error:
-        if address == "local":
-            raise
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         remedy = "start its head and this machine as docs/cluster.md tells, with one token"
         raise BadInput(f"address (={address}) must be that of a running Ray cluster ({why:.120}): {remedy}") from None
     try:
-        yield namespace
+        yield
     finally:
-        end_monitor()
         ray.shutdown()
+
+
+def _init(address: str, namespace: str, **ours: Any) -> None:
+    ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR", **ours)
 
 
 def _knock(address: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.errors import BadInput
 from experiments.benchmarks import (
+    aggregate,
     auction_multi,
     auction_single,
     episode_48x500k,
@@ -21,6 +22,7 @@ from experiments.benchmarks import (
 from experiments.benchmarks.measuring import Figure
 
 BENCHMARKS: dict[str, Callable[..., Figure]] = {
+    "aggregate": aggregate.measure,
     "auction_multi": auction_multi.measure,
     "auction_single": auction_single.measure,
     "episode_48x500k": episode_48x500k.measure,

@@ -8,6 +8,7 @@ from itertools import product
 
 from engine.units import PPM, moment
 from experiments.config.conversions import conversion_problems
+from experiments.config.fidelity import fidelity_problems
 from experiments.config.market_checks import market_problems
 from experiments.config.models import (
     AuctionLog,
@@ -400,6 +401,7 @@ def _score(config: RunConfig) -> Iterator[Problem]:
 
 def _simulation(config: SimulationConfig) -> Iterator[Problem]:
     yield from _segments(config)
+    yield from fidelity_problems(config)
     for name, campaign in config.campaigns.items():
         yield from unknown(("campaigns", name, "market"), campaign.market, "market", config.markets)
         run_hours = config.grid.ticks * config.time.tick_minutes / 60

@@ -107,6 +107,7 @@ class SimulationConfig(_Common):
     """
 
     source: Literal["simulation"]
+    fidelity: Literal["opportunity", "aggregate"] = "opportunity"
     time: SimulationTime
     audiences: Annotated[dict[Id, Audience], Field(default_factory=dict)]
     markets: Annotated[dict[Id, Market], Field(min_length=1)]

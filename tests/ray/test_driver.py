@@ -32,7 +32,7 @@ PLACES: Places = (
     (Moment.IN_TABLE, 56),
     (Moment.AFTER_COMMIT, 71),  # the closing
 )
-LINGER_SECONDS = 45  # left to itself, Ray takes a minute
+LINGER_SECONDS = 15  # left to itself, Ray takes a minute
 ON_RAY = pytest.param("2", (), marks=pytest.mark.ray, id="ray")
 IN_PROCESS = pytest.param("0", ("--local",), id="local")
 

@@ -84,7 +84,12 @@ def test_a_world_with_everything_switched_on_passes(credit: Any) -> None:
     attribution = None if credit is None else Attribution(credit, 6.0, 0.1)
     members = [CROWD, replace(CROWD, bid=9_000, charging=Charging.PER_CLICK, wear=0.0), replace(CROWD, market="poor")]
     markets = {"rich": RICH, "poor": replace(RICH, exposure=(1.0,), first_price=True)}
-    mishaps = (Mishap(Way.DUPLICATED, 3, 40, 0.1), Mishap(Way.LATE, 0, 40, 0.2, 2.0))
+    mishaps = (
+        Mishap(Way.DUPLICATED, 3, 40, 0.1),
+        Mishap(Way.LATE, 0, 40, 0.2, 2.0),
+        Mishap(Way.MISDATED, 10, 30, 0.1, -9.0),
+        Mishap(Way.ORPHANED, 0, 48, 0.1),
+    )
     factory, controls = world_of(
         members,
         markets,
@@ -297,6 +302,11 @@ def test_a_world_keyed_by_its_neighbours_is_caught() -> None:
 
     with pytest.raises(BadInput, match=r"^world Shifted gives \w+ of campaign c3 otherwise where other markets are"):
         check_world(Shifted(), controls)
+
+
+def test_a_value_is_correlated_with_nobodys_price_just_as_well() -> None:
+    lonely = replace(MARKET, competitors=0, reserve_micros=4_000)
+    check_world(*world_of([Campaign("a"), Campaign("z", correlation=0.5)], {"a": MARKET, "z": lonely}))
 
 
 def test_what_cannot_be_checked_says_why() -> None:

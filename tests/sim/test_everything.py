@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
@@ -88,7 +89,7 @@ def markets(draw: DrawFn, segments: str) -> Market:
 
 
 @st.composite
-def campaigns(draw: DrawFn, market: str, segments: str, competitors: int) -> Campaign:
+def campaigns(draw: DrawFn, market: str, segments: str) -> Campaign:
     sizes = len(SEGMENTS[segments])
     menu = draw(st.sampled_from([((1.0, PPM),), MENU]))
     return Campaign(
@@ -99,7 +100,7 @@ def campaigns(draw: DrawFn, market: str, segments: str, competitors: int) -> Cam
         period=draw(st.sampled_from(Period)),
         reach=draw(st.sampled_from([0.3, 1.0])),
         value_sigma=draw(st.sampled_from([0.0, 0.5, 1.5])),
-        correlation=draw(st.sampled_from([0.0, 0.5, -0.9])) if competitors else 0.0,
+        correlation=draw(st.sampled_from([0.0, 0.5, -0.9])),
         ctrs=draw(st.lists(st.sampled_from([0.4, 0.4, 0.02, 1.0, 0.0]), min_size=1, max_size=3).map(tuple)),
         wear=draw(st.sampled_from([0.0, 0.5])) if segments in COUNTED else 0.0,
         rest_hours=draw(st.sampled_from([1.0, math.inf])),
@@ -124,7 +125,7 @@ def worlds(draw: DrawFn) -> tuple[WorldFactory, ControlState]:
     told = {name: draw(st.sampled_from(choices)) for name in names}
     all_markets = {name: draw(markets(told[name])) for name in names}
     places = draw(st.lists(st.sampled_from(names), min_size=2, max_size=6))
-    members = [draw(campaigns(name, told[name], all_markets[name].competitors)) for name in places]
+    members = [draw(campaigns(name, told[name])) for name in places]
     grid = TickGrid(draw(st.sampled_from(STARTS)), tick_minutes=60, ticks=TICKS, zone="Europe/Berlin")
     attribution = None
     if all(each in COUNTED for each in told.values()):
@@ -158,6 +159,7 @@ def assert_same(one: Batch, other: Batch) -> None:
 rehearsed = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+@pytest.mark.slow
 @rehearsed
 @given(worlds(), st.sets(st.integers(1, TICKS - 1), min_size=1, max_size=4))
 def test_neither_cuts_nor_groups_of_markets_nor_a_restored_state_nor_recording_change_a_byte(
@@ -187,6 +189,7 @@ def test_neither_cuts_nor_groups_of_markets_nor_a_restored_state_nor_recording_c
         assert_same(part, replace(whole, counts=mine, events=events, truth=truth))
 
 
+@pytest.mark.slow
 @rehearsed
 @given(worlds(), st.data())
 def test_no_world_with_everything_switched_on_breaks_the_physics(
@@ -276,6 +279,7 @@ def value_of(factory: WorldFactory, campaign: int, tick: int, index: int) -> flo
     return math.exp(spread * (correlation * heat + math.sqrt(1 - correlation**2) * own))
 
 
+@pytest.mark.slow
 @rehearsed
 @given(worlds(), st.sampled_from(CREDITS), st.sampled_from([0.0, 1.0]))
 def test_attribution_moves_money_between_cells_and_makes_none(

@@ -205,6 +205,7 @@ CHANGES: dict[str, tuple[Setting, set[str]]] = {
     "first price": (of_market(first_price=True), {"paid"}),
     "another competitor": (of_market(competitors=4), AUCTIONS),
     "a single competitor": (of_market(competitors=1), AUCTIONS),
+    "no competitor": (of_market(competitors=0), AUCTIONS),
     "exposure": (of_market(exposure=(0.7, 0.6)), {"won", "people"}),
     "exposure of every slot": (of_market(exposure=(1.0, 1.0)), {"won", "people"}),
     "another slot": (of_market(exposure=(0.9, 0.6, 0.3)), {"won", "people"}),
