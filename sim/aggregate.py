@@ -35,12 +35,13 @@ from engine.events import COUNTS, IMPRESSIONS, PEOPLE, Events, Opportunities, Ti
 from engine.policy import Batch
 from engine.units import Int64
 from sim.auction import check_call
-from sim.conversions import CLICK_COLUMNS, conversions_of
-from sim.exchange import stakes_of
+from sim.columns import clock, stakes_of
+from sim.conversions import conversions_of
+from sim.exchange import CLICK_COLUMNS
 from sim.people import ExpectedReach
 from sim.tally import Cells, tally
 from sim.winning import MOMENTS, Contest, tables_of
-from sim.world import World, WorldFactory, WorldState, clock
+from sim.world import World, WorldFactory, WorldState
 
 _RARELY = 4.5  # standard deviations of a value beyond which a predicted CTR above 1 is left alone
 _CELL = CLICK_COLUMNS.index("cell")

@@ -10,8 +10,9 @@ import numpy as np
 from engine.events import BIDS, CLICKS, IMPRESSIONS, OPPORTUNITIES, SPEND
 from engine.units import Bool, Float64, Int64
 from sim.auction import UNREACHABLE, bid_for, charge
+from sim.columns import Buyers, Clock, Markets, Past, Stakes
 from sim.counting import amount, binomial
-from sim.exchange import CLICK_COLUMNS, Buyers, Clock, Markets, Past, Stakes, close_tick, with_room
+from sim.exchange import CLICK_COLUMNS, close_tick, with_room
 from sim.kernel import helper, inner, kernel
 from sim.response import is_click, predicted_ctr
 from sim.rng import CUT, MOMENT, SEQUEL, SINGLE, SPLIT, TALLY, TO_UNIT, normal, philox, uniform

@@ -25,7 +25,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _MONITOR = re.compile(rb"ray/autoscaler/.*monitor\.py")
-_PAUSE_SECONDS = 0.05
+_PAUSE_SECONDS = 0.02
 _END_SECONDS = 10.0
 
 

@@ -17,7 +17,7 @@ from engine.events import COUNTS, Events, Opportunities, TickCounts
 from engine.policy import Batch
 from engine.units import PPM, Int64, TickGrid
 from experiments import api, build
-from experiments.config import SimulationConfig
+from experiments.config import ReplayConfig, SimulationConfig
 from sim.attribution import Attribution, last_click, linear
 from sim.auction import Answer, BotClicks, Drift, Regimes, Segment
 from sim.checks import check_independent, check_world, counted
@@ -27,7 +27,7 @@ from sim.people import Audience
 from sim.replay import AuctionReplayFactory
 from sim.traffic import Traffic, TrafficChange
 from sim.troubles import Spell, Troubles
-from tests.scenarios import CONFIGS, config
+from tests.scenarios import AUCTIONS, BINS, CONFIGS, config, write_auctions, write_bins
 from tests.sim import test_world
 from tests.sim.builders import GRID, MARKET, Campaign, everyone, run, world_of
 
@@ -107,6 +107,16 @@ def test_what_was_recorded_passes_as_a_source_of_its_own() -> None:
     rows = run(factory(everyone(factory)), controls, (0, GRID.ticks)).opportunities
     first_price = tuple(market.first_price for market in factory.markets)
     check_world(AuctionReplayFactory(factory.campaigns, GRID, rows, first_price), controls)
+
+
+@pytest.mark.parametrize(
+    ("document", "write"), [(BINS, write_bins), (AUCTIONS, write_auctions)], ids=["bins", "auctions"]
+)
+def test_a_log_passes(document: str, write: Callable[[Path], Path], tmp_path: Path) -> None:
+    settings = api.load(config(document))
+    assert isinstance(settings, ReplayConfig)
+    plan, _ = build.replay(settings, write(tmp_path / "log"))
+    check_world(plan.source, plan.controls)
 
 
 def test_the_tests_own_configuration_passes() -> None:
