@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
 from engine.campaigns import CampaignSet, Period, most_bid
-from engine.events import COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
+from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
 from engine.policy import View
 from engine.units import Bool, Float64, Int64, TickGrid, floor_micros
 
@@ -115,13 +115,18 @@ class PacingPI:
         )
 
     def propose(self, view: View, memory: _Pace) -> tuple[Proposals, _Pace]:
-        """One bid per campaign that saw traffic, unless it would stay as it is."""
+        """One bid per campaign that saw traffic, unless it would stay as it is.
+
+        A campaign that traffic reached and that entered no auction has no money left to bid with: its bid rests, or it
+        would rise all night for want of spend and throw the next day's budget away.
+        """
         bid = view.controls.bid
         change = np.clip(self._change(view, memory), -0.25, 0.25)
         bounds = memory.minimum, memory.maximum, memory.audience_start
         wanted = bids_in_reach(view, bid * np.exp(change), self.band, *bounds)
         traffic = view.recent[:, OPPORTUNITIES] + view.recent[:, IMPRESSIONS] > 0  # interval logs tell only the latter
-        rows = np.flatnonzero((wanted != bid) & traffic & ~view.controls.paused)
+        kept_out = (view.recent[:, OPPORTUNITIES] > 0) & (view.recent[:, BIDS] == 0)
+        rows = np.flatnonzero((wanted != bid) & traffic & ~kept_out & ~view.controls.paused)
         memory = memory._replace(seen=view.tick)
         if not rows.size:
             return no_proposals(), memory

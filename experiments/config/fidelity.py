@@ -14,3 +14,8 @@ def fidelity_problems(config: SimulationConfig) -> Iterator[Problem]:
     """What a simulation asks of single events, where it draws counts."""
     if config.fidelity == "aggregate" and config.record:
         yield Problem(("record",), f"must be empty {_REMEDY}", config.record)
+    if config.fidelity == "aggregate" and config.attribution is not None:
+        yield Problem(("attribution",), f"must be left out {_REMEDY}")
+    for name, market in config.markets.items():
+        if config.fidelity == "aggregate" and len(market.slots) > 1:
+            yield Problem(("markets", name, "slots"), f"must be one {_REMEDY}", market.slots)

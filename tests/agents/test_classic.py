@@ -15,7 +15,7 @@ from agents.classic import Constant, DailyBudgets, Gains, PacingPI
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Note, Proposals, Source
 from engine.campaigns import CampaignSet, ControlState, Period
-from engine.events import COUNTS, OPPORTUNITIES, REVENUE, SPEND
+from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
 from engine.policy import View
 from engine.units import TickGrid
 from tests.engine.builders import BID, BUDGET, MAX_BID, MIN_BUDGET, campaign_set, controls
@@ -36,7 +36,7 @@ def view(
     """A view with traffic: spend of the period and of the last tick, revenue of the period."""
     campaigns = campaign_set() if campaigns is None else campaigns
     counts = np.zeros((2, len(campaigns), len(COUNTS)), dtype=np.int64)
-    counts[:, :, OPPORTUNITIES] = 100
+    counts[:, :, OPPORTUNITIES] = counts[:, :, BIDS] = 100
     counts[0, :, SPEND], counts[1, :, SPEND], counts[1, :, REVENUE] = recent, spent, revenue
     return View(tick, controls(campaigns) if state is None else state, counts[0], counts[1], counts[1])
 
@@ -68,6 +68,16 @@ def test_off_plan_the_bid_moves_by_the_formula(share: float, rate: float) -> Non
     change = 0.2 * log(((1 - share) / 0.5) / (recent / BUDGET * 24)) + 0.4 * (0.5 - share)
     assert asked(PacingPI(gains), view(NOON, spent=spent, recent=recent), NOON - 1) == [int(BID * exp(change))]
     assert change != 0
+
+
+def test_a_campaign_without_money_to_bid_keeps_its_bid() -> None:
+    seen = view(NOON, spent=BUDGET)
+    assert asked(PacingPI(), seen, NOON - 1) != []
+    seen.recent[:, BIDS] = 0
+    assert asked(PacingPI(), seen, NOON - 1) == []
+    seen.recent[:, OPPORTUNITIES] = 0  # a log of intervals tells neither
+    seen.recent[:, IMPRESSIONS] = 10
+    assert asked(PacingPI(), seen, NOON - 1) != []
 
 
 def test_several_ticks_since_the_last_view_are_one_longer_tick() -> None:

@@ -94,3 +94,22 @@ def test_both_sides_of_the_benchmark_live_the_same_account() -> None:
     for column, surplus in ((OPPORTUNITIES, 0.0), (IMPRESSIONS, 0.2)):  # others reach at most a fifth of the auctions
         noise = 5 * (2 * held[column]) ** 0.5
         assert held[column] - noise < drawn[column] < held[column] * (1 + surplus) + noise
+
+
+@pytest.mark.parametrize(
+    ("attribution", "search", "said"),
+    [
+        ({"model": "linear"}, {}, "attribution must be left out"),
+        (None, {"auction": "gsp", "slots": [1.0, 0.5]}, "markets.search.slots (=[1.0, 0.5]) must be one"),
+    ],
+)
+def test_what_needs_single_events_is_refused_where_counts_are_drawn(
+    attribution: object, search: dict[str, object], said: str
+) -> None:
+    given = config() | {"fidelity": "aggregate", "record": [], "attribution": attribution}
+    given["markets"] = {name: market | {"people": 5_000} for name, market in given["markets"].items()}
+    given["markets"]["search"] |= search
+    with pytest.raises(BadInput) as caught:
+        load_config(given)
+    remedy = "beside 'fidelity: aggregate', which draws counts alone: remove one of the two"
+    assert str(caught.value) == f"configuration: {said} {remedy}"
