@@ -12,16 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.units import MAX_MICROS, Float64, Int64
+from engine.units import MAX_MICROS, Bool, Float64, Int64
 from sim.kernel import helper, inner
 from sim.rng import AUDIENCE, CREATIVE, PRICE, REACH, TO_UNIT, VALUE, fill_words, normal, to_normals, uniform
 
-_ROOM, _SHORTEST, _LONGEST = 65_536, 64, 1_024  # auctions · campaigns of a block, auctions of a block
+_ROOM, _SHORTEST, _LONGEST = 131_072, 64, 2_048  # auctions · campaigns of a block, auctions of a block
 _MARGIN = 1e-3
 _LOG_THOUSAND = math.log(1000.0) + _MARGIN
 _RAREST = 2e-11  # as far out as `normal` reaches
 _LOWEST = -1e9  # below the logarithm of every bid that is one, and above minus infinity, that of a bid that is none
 _LOG_MAX = math.log(float(MAX_MICROS))
+
+
+SEATS_A_WORD = 64
 
 
 class Block(NamedTuple):
@@ -40,9 +43,10 @@ class Block(NamedTuple):
     audience: NDArray[Any]  # int32[block]
     log_value: Float64  # float64[seats, block]
     reached: NDArray[Any]  # uint8[seats, block]
+    everywhere: Bool  # bool[seats], whether a row of `reached` is known to hold nothing but ones
     cell: NDArray[Any]  # int32[seats, block]
-    bidders: NDArray[Any]  # int32[block, seats], the seats that may win something
-    many: Int64  # int64[block], how many those are
+    one_cell: Int64  # int64[seats], what a row of `cell` is known to hold everywhere, or -1
+    matters: NDArray[Any]  # uint64[words, block], a bit for every seat whose bid may matter, 64 seats to a word
 
 
 def block_for(seats: int, slots: int) -> Block:
@@ -62,9 +66,10 @@ def block_for(seats: int, slots: int) -> Block:
         audience=np.zeros(size, dtype=np.int32),
         log_value=np.zeros((seats, size)),
         reached=np.ones((seats, size), dtype=np.uint8),
+        everywhere=np.ones(seats, dtype=np.bool_),
         cell=np.zeros((seats, size), dtype=np.int32),
-        bidders=np.empty((size, max(seats, 1)), dtype=np.int32),
-        many=np.zeros(size, dtype=np.int64),
+        one_cell=np.zeros(seats, dtype=np.int64),
+        matters=np.zeros((-(-max(seats, 1) // SEATS_A_WORD), size), dtype=np.uint64),
     )
 
 
@@ -169,9 +174,11 @@ def _order_statistics(block: Block, size: int, rank: int, competitors: int) -> N
 def draw_reach(block: Block, s: int, first: int, tick: int, size: int, key: Any, reach: float) -> None:
     """Which auctions of a block reach a campaign."""
     if reach >= 1:
-        for k in range(size):
-            block.reached[s, k] = 1
+        if not block.everywhere[s]:
+            block.reached[s, :] = 1
+            block.everywhere[s] = True
         return
+    block.everywhere[s] = False
     fill_words(block.words, (size + 3) >> 2, first, tick, REACH, key)
     for k in range(size):
         block.reached[s, k] = np.float64(np.int64(block.words[k])) * TO_UNIT < reach
@@ -206,6 +213,12 @@ def draw_cells(
     block: Block, s: int, first: int, tick: int, size: int, key: Any, first_cell: int, share: Float64, audiences: int
 ) -> None:
     """Which creative a campaign would show in each auction, and to whom; `share` are thresholds."""
+    if share.size == 1 and audiences == 1:
+        if block.one_cell[s] != first_cell:
+            block.cell[s, :] = first_cell
+            block.one_cell[s] = first_cell
+        return
+    block.one_cell[s] = -1
     if share.size == 1:
         for k in range(size):
             block.cell[s, k] = first_cell

@@ -18,7 +18,16 @@ from engine.events import BIDS, CLICKS, IMPRESSIONS, OPPORTUNITIES, SPEND
 from engine.units import Float64, Int64
 from sim.auction import UNREACHABLE, bid_for, charge, most_charged
 from sim.columns import Buyers, Clock, Markets, Past, Room, Stakes
-from sim.draws import Block, draw_audiences, draw_cells, draw_prices, draw_reach, draw_values, surely_below
+from sim.draws import (
+    SEATS_A_WORD,
+    Block,
+    draw_audiences,
+    draw_cells,
+    draw_prices,
+    draw_reach,
+    draw_values,
+    surely_below,
+)
 from sim.kernel import helper, inner, kernel
 from sim.response import is_click, predicted_ctr
 from sim.rng import BOT, CLICK, EXPOSURE, TO_UNIT, fill_words, word
@@ -31,6 +40,14 @@ IMPRESSION_COLUMNS = ("market", "campaign", "cell", "tick", "index", "time", "pr
 OPPORTUNITY_COLUMNS = ("market", "campaign", "cell", "tick", "index", "time", "price", "clicked")
 NOT, BY_PERSON, BY_BOT, BY_BOTH = range(4)
 """Who clicked an impression."""
+
+_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+_PLACE_OF_BIT = np.array(
+    [each for _, each in sorted(((0x03F79D71B4CB0A89 << bit & 0xFFFFFFFFFFFFFFFF) >> 58, bit) for bit in range(64))],
+    dtype=np.int64,
+)
+"""The place of a word's only bit, by the six bits that the product with a de Bruijn sequence begins with (Leiserson,
+Prokop and Randall, "Using de Bruijn sequences to index a 1 in a computer word", MIT, 1998)."""
 
 
 @helper
@@ -113,13 +130,39 @@ def _find_needed(room: Room, seat: Int64, buyers: Buyers, stakes: Stakes, start:
         c = seat[s]
         log_bid = stakes.log_bid[buyers.audience_start[c] : buyers.audience_start[c + 1]]
         _log_bids(block.normals, block.reached[s], block.log_value[s], block.audience, log_bid, start, size)
-        for rank in range(slots + 1):
-            for k in range(start, size):  # the higher stays in its rank, the lower goes on to the next
-                mine, best = block.normals[k], block.best[rank, k]
-                block.best[rank, k] = mine if mine > best else best
-                block.normals[k] = best if mine > best else mine
+        _among_best(block.best, block.normals, start, size, slots)
     for k in range(start, size):
         block.needed[k] = max(block.bar[k], surely_below(block.best[slots, k]))
+
+
+@inner
+def _among_two(first: Float64, second: Float64, mine: Float64) -> None:
+    """Keep the higher in each of two ranks, and the lowest of the three in `mine`."""
+    for k in range(mine.size):
+        bid, other, last = mine[k], first[k], second[k]
+        first[k] = bid if bid > other else other
+        bid = other if bid > other else bid
+        second[k] = bid if bid > last else last
+        mine[k] = last if bid > last else bid
+
+
+@inner
+def _among_best(best: Float64, mine: Float64, start: int, size: int, slots: int) -> None:
+    """Put a campaign's bids among the `slots + 1` best: the higher stays in its rank, the lower goes on to the next.
+
+    The usual numbers of slots have a loop of their own, in which a bid stays in its register.
+    """
+    if slots == 1:
+        _among_two(best[0, start:size], best[1, start:size], mine[start:size])
+    elif slots == 3:
+        _among_two(best[0, start:size], best[1, start:size], mine[start:size])
+        _among_two(best[2, start:size], best[3, start:size], mine[start:size])
+    else:
+        for rank in range(slots + 1):
+            for k in range(start, size):
+                bid, other = mine[k], best[rank, k]
+                best[rank, k] = bid if bid > other else other
+                mine[k] = other if bid > other else bid
 
 
 @inner
@@ -136,6 +179,12 @@ def _log_bids(
 
 
 @inner
+def _mark(matters: Any, reached: Any, log_value: Float64, needed: Float64, log_bid: float, bit: Any, start: int, size: int) -> None:
+    for k in range(start, size):
+        matters[k] |= (np.uint64(log_bid + log_value[k] >= needed[k]) & np.uint64(reached[k])) << bit
+
+
+@inner
 def _list_bidders(
     room: Room,
     seat: Int64,
@@ -145,39 +194,50 @@ def _list_bidders(
     size: int,
     slots: int,
     all_bids: bool,  # noqa: FBT001 - likewise
-) -> None:
-    """From auction `start` of the block on, the seats whose bid may matter or whose budget has to be looked at."""
+) -> Any:
+    """From auction `start` of the block on, the seats whose bid may matter or whose budget has to be looked at.
+
+    Returns how many auctions have such a seat; they stand in `place`.
+    """
     block = room.block
     if not all_bids:
         _find_needed(room, seat, buyers, stakes, start, size, slots)
-    for k in range(start, size):
-        block.many[k] = 0
-    for s in range(seat.size):
-        stance = room.stance[s]
-        if stance == OUT:
-            continue
-        if stance == UNSURE or all_bids:
-            for k in range(start, size):
-                block.bidders[k, block.many[k]] = s
-                block.many[k] += np.int64(block.reached[s, k])
-            continue
-        c = seat[s]
-        log_bid = stakes.log_bid[buyers.audience_start[c] : buyers.audience_start[c + 1]]
-        _log_bids(block.normals, block.reached[s], block.log_value[s], block.audience, log_bid, start, size)
-        if seat.size == 1:
-            for k in range(start, size):
-                block.many[k] = np.int64(block.normals[k] >= block.needed[k])
-                block.bidders[k, 0] = 0
-            continue
+    words = (seat.size + SEATS_A_WORD - 1) // SEATS_A_WORD
+    for w in range(words):
         for k in range(start, size):
-            block.bidders[k, block.many[k]] = s
-            block.many[k] += np.int64(block.normals[k] >= block.needed[k])
+            block.matters[w, k] = np.uint64(0)
+    for s in range(seat.size):
+        if room.stance[s] != OUT:
+            matters, bit = block.matters[s // SEATS_A_WORD], np.uint64(s % SEATS_A_WORD)
+            if room.stance[s] == UNSURE or all_bids:
+                for k in range(start, size):
+                    matters[k] |= np.uint64(block.reached[s, k]) << bit
+            else:
+                c = seat[s]
+                log_bid = stakes.log_bid[buyers.audience_start[c] : buyers.audience_start[c + 1]]
+                if log_bid.size == 1:
+                    _mark(matters, block.reached[s], block.log_value[s], block.needed, log_bid[0], bit, start, size)
+                else:
+                    _log_bids(block.normals, block.reached[s], block.log_value[s], block.audience, log_bid, start, size)
+                    for k in range(start, size):
+                        matters[k] |= np.uint64(block.normals[k] >= block.needed[k]) << bit
+    found: Any = 0
+    for k in range(start, size):
+        some = block.matters[0, k]
+        for w in range(1, words):
+            some |= block.matters[w, k]
+        block.place[found] = k
+        found += np.int64(some != 0)
+    return found
 
 
 @inner
 def _add_reached(counts: Int64, block: Block, s: int, stop: int, cells: int) -> None:
     """Count the first auctions of the block that reached a campaign, on the cell each would show."""
     if cells == 1:
+        if block.everywhere[s]:
+            counts[block.cell[s, 0]] += stop
+            return
         reached = np.int64(0)
         for k in range(stop):
             reached += block.reached[s, k]
@@ -218,8 +278,18 @@ def _enter(
     """
     block = room.block
     found: Any = np.int64(0)
-    for place in range(block.many[k]):
-        s = block.bidders[k, place]
+    words = (seat.size + SEATS_A_WORD - 1) // SEATS_A_WORD
+    word_at: Any = 0
+    left = block.matters[0, k]
+    while True:
+        while left == 0 and word_at + 1 < words:
+            word_at += 1
+            left = block.matters[word_at, k]
+        if left == 0:
+            break
+        lowest = left & (~left + np.uint64(1))
+        left ^= lowest
+        s = word_at * SEATS_A_WORD + _PLACE_OF_BIT[(lowest * _DE_BRUIJN) >> np.uint64(58)]
         stance = room.stance[s]
         if stance == OUT:
             continue
@@ -365,19 +435,21 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                         draw_values(block, s, first, tick, size, key, buyers.sigma[c], buyers.correlation[c])
                 if not active:
                     continue
-                _list_bidders(room, seat, buyers, stakes, 0, size, slots, record_opportunities)
-                clicks_drawn = seat.size == 1 and not exact
-                if clicks_drawn:
-                    listed = np.int64(0)
-                    for k in range(size):
-                        listed += block.many[k]
-                    clicks_drawn = listed * 16 > size
+                candidates = _list_bidders(room, seat, buyers, stakes, 0, size, slots, record_opportunities)
+                clicks_drawn = seat.size == 1 and not exact and candidates * 16 > size
                 if clicks_drawn:
                     fill_words(block.clicks, (size + 3) >> 2, first, tick, CLICK, buyers.key[seat[0]])
 
-                for k in range(size):
-                    if block.many[k] == 0 and not record_opportunities:
-                        continue
+                k = -1
+                candidate = 0
+                while True:
+                    if record_opportunities:
+                        k += 1
+                    else:
+                        k = block.place[candidate] if candidate < candidates else size
+                        candidate += 1
+                    if k >= size:
+                        break
                     if record_opportunities:
                         for s in range(seat.size):
                             room.entered[s] = 0
@@ -449,7 +521,8 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                                 _add_reached(counts[t, :, BIDS], block, s, k + 1, cells)
                                 changed = True
                     if changed:
-                        _list_bidders(room, seat, buyers, stakes, k + 1, size, slots, record_opportunities)
+                        candidates = _list_bidders(room, seat, buyers, stakes, k + 1, size, slots, record_opportunities)
+                        candidate = 0
 
                 for s in range(seat.size):
                     if room.stance[s] == SURE:
