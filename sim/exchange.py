@@ -179,7 +179,22 @@ def _log_bids(
 
 
 @inner
-def _mark(matters: Any, reached: Any, log_value: Float64, needed: Float64, log_bid: float, bit: Any, start: int, size: int) -> None:
+def _mark(block: Block, s: int, buyers: Buyers, stakes: Stakes, c: int, start: int, size: int) -> None:
+    """Set a seat's bit where it surely bids enough to matter."""
+    log_bid = stakes.log_bid[buyers.audience_start[c] : buyers.audience_start[c + 1]]
+    matters, bit = block.matters[s // SEATS_A_WORD], np.uint64(s % SEATS_A_WORD)
+    if log_bid.size == 1:
+        _mark_above(matters, block.reached[s], block.log_value[s], block.needed, log_bid[0], bit, start, size)
+        return
+    _log_bids(block.normals, block.reached[s], block.log_value[s], block.audience, log_bid, start, size)
+    for k in range(start, size):
+        matters[k] |= np.uint64(block.normals[k] >= block.needed[k]) << bit
+
+
+@inner
+def _mark_above(
+    matters: Any, reached: Any, log_value: Float64, needed: Float64, log_bid: float, bit: Any, start: int, size: int
+) -> None:
     for k in range(start, size):
         matters[k] |= (np.uint64(log_bid + log_value[k] >= needed[k]) & np.uint64(reached[k])) << bit
 
@@ -207,20 +222,20 @@ def _list_bidders(
         for k in range(start, size):
             block.matters[w, k] = np.uint64(0)
     for s in range(seat.size):
-        if room.stance[s] != OUT:
-            matters, bit = block.matters[s // SEATS_A_WORD], np.uint64(s % SEATS_A_WORD)
-            if room.stance[s] == UNSURE or all_bids:
-                for k in range(start, size):
-                    matters[k] |= np.uint64(block.reached[s, k]) << bit
-            else:
-                c = seat[s]
-                log_bid = stakes.log_bid[buyers.audience_start[c] : buyers.audience_start[c + 1]]
-                if log_bid.size == 1:
-                    _mark(matters, block.reached[s], block.log_value[s], block.needed, log_bid[0], bit, start, size)
-                else:
-                    _log_bids(block.normals, block.reached[s], block.log_value[s], block.audience, log_bid, start, size)
-                    for k in range(start, size):
-                        matters[k] |= np.uint64(block.normals[k] >= block.needed[k]) << bit
+        if room.stance[s] == OUT:
+            continue
+        matters, bit = block.matters[s // SEATS_A_WORD], np.uint64(s % SEATS_A_WORD)
+        if room.stance[s] == UNSURE or all_bids:
+            for k in range(start, size):
+                matters[k] |= np.uint64(block.reached[s, k]) << bit
+        else:
+            _mark(block, s, buyers, stakes, seat[s], start, size)
+    return _find_candidates(block, words, start, size)
+
+
+@inner
+def _find_candidates(block: Block, words: int, start: int, size: int) -> Any:
+    """Auctions in which some seat matters, into `place`; returns how many."""
     found: Any = 0
     for k in range(start, size):
         some = block.matters[0, k]
@@ -278,44 +293,82 @@ def _enter(
     """
     block = room.block
     found: Any = np.int64(0)
-    words = (seat.size + SEATS_A_WORD - 1) // SEATS_A_WORD
-    word_at: Any = 0
-    left = block.matters[0, k]
-    while True:
-        while left == 0 and word_at + 1 < words:
-            word_at += 1
-            left = block.matters[word_at, k]
-        if left == 0:
-            break
-        lowest = left & (~left + np.uint64(1))
-        left ^= lowest
-        s = word_at * SEATS_A_WORD + _PLACE_OF_BIT[(lowest * _DE_BRUIJN) >> np.uint64(58)]
-        stance = room.stance[s]
-        if stance == OUT:
-            continue
-        c = seat[s]
-        value = math.exp(block.log_value[s, k])
-        bid = bid_for(stakes.bid[buyers.audience_start[c] + block.audience[k]], value)
-        if stance == UNSURE:
-            cell = block.cell[s, k]
-            most = most_charged(bid, predicted_ctr(room.ctr[cell], value, buyers.discount[c]), buyers.per_click[c])
-            if bid < 1 or most > stakes.budget[c] - charged[c]:
+    for w in range((seat.size + SEATS_A_WORD - 1) // SEATS_A_WORD):
+        left = block.matters[w, k]
+        while left != 0:
+            lowest = left & (~left + np.uint64(1))
+            left ^= lowest
+            s = w * SEATS_A_WORD + _PLACE_OF_BIT[(lowest * _DE_BRUIJN) >> np.uint64(58)]
+            stance = room.stance[s]
+            if stance == OUT:
                 continue
-            counts[cell, BIDS] += 1
-        if note_bids:
-            room.entered[s] = bid
-        rank = found
-        while rank > 0 and room.best_bid[rank - 1] < bid:
-            rank -= 1
-        if rank > slots:
-            continue
-        for below in range(min(found, slots), rank, -1):
-            room.best_seat[below] = room.best_seat[below - 1]
-            room.best_bid[below] = room.best_bid[below - 1]
-            room.best_value[below] = room.best_value[below - 1]
-        room.best_seat[rank], room.best_bid[rank], room.best_value[rank] = s, bid, value
-        found = min(found + 1, slots + 1)
+            c = seat[s]
+            value = math.exp(block.log_value[s, k])
+            bid = bid_for(stakes.bid[buyers.audience_start[c] + block.audience[k]], value)
+            if stance == UNSURE:
+                cell = block.cell[s, k]
+                most = most_charged(bid, predicted_ctr(room.ctr[cell], value, buyers.discount[c]), buyers.per_click[c])
+                if bid < 1 or most > stakes.budget[c] - charged[c]:
+                    continue
+                counts[cell, BIDS] += 1
+            if note_bids:
+                room.entered[s] = bid
+            found = _insert(room, s, bid, value, found, slots)
     return found
+
+
+@helper
+def _insert(room: Room, s: int, bid: int, value: float, found: int, slots: int) -> int:
+    """Put a seat behind all whose bids are as high; returns how many of the best are known then."""
+    rank = found
+    while rank > 0 and room.best_bid[rank - 1] < bid:
+        rank -= 1
+    if rank > slots:
+        return found
+    for below in range(min(found, slots), rank, -1):
+        room.best_seat[below] = room.best_seat[below - 1]
+        room.best_bid[below] = room.best_bid[below - 1]
+        room.best_value[below] = room.best_value[below - 1]
+    room.best_seat[rank], room.best_bid[rank], room.best_value[rank] = s, bid, value
+    return min(found + 1, slots + 1)
+
+
+@helper
+def _enter_sure(room: Room, seat: Int64, buyers: Buyers, stakes: Stakes, k: int, slots: int) -> Any:
+    """As `_enter`, where every campaign that bids does so surely, so that ranks are known from `block.best`.
+
+    Returns -1 where rounding may decide: where it makes bids equal or turns them round, and where one beyond the best
+    may equal one of them.
+    """
+    block = room.block
+    unclear = False
+    found: Any = np.int64(0)
+    for rank in range(slots + 1):
+        room.best_seat[rank] = -1
+    for w in range((seat.size + SEATS_A_WORD - 1) // SEATS_A_WORD):
+        left = block.matters[w, k]
+        while left != 0:
+            lowest = left & (~left + np.uint64(1))
+            left ^= lowest
+            s = w * SEATS_A_WORD + _PLACE_OF_BIT[(lowest * _DE_BRUIJN) >> np.uint64(58)]
+            place = buyers.audience_start[seat[s]] + block.audience[k]
+            log_bid = stakes.log_bid[place] + block.log_value[s, k]
+            rank = 0
+            for above in range(slots + 1):
+                rank += np.int64(block.best[above, k] > log_bid)
+            while rank <= slots and room.best_seat[rank] >= 0:
+                rank += 1
+            if rank <= slots:
+                value = math.exp(block.log_value[s, k])
+                room.best_seat[rank], room.best_value[rank] = s, value
+                room.best_bid[rank] = bid_for(stakes.bid[place], value)
+                found += 1
+            else:
+                unclear = True
+    for rank in range(1, found):
+        mine, above = room.best_bid[rank], room.best_bid[rank - 1]
+        unclear = unclear or mine > above or (mine == above and room.best_seat[rank] < room.best_seat[rank - 1])
+    return np.int64(-1) if unclear else found  # one way out: with several, Numba would count references at every call
 
 
 @helper
@@ -440,6 +493,7 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                 if clicks_drawn:
                     fill_words(block.clicks, (size + 3) >> 2, first, tick, CLICK, buyers.key[seat[0]])
 
+                sure = not exact and seat.size > slots + 1
                 k = -1
                 candidate = 0
                 while True:
@@ -453,9 +507,11 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                     if record_opportunities:
                         for s in range(seat.size):
                             room.entered[s] = 0
-                    entered = _enter(
-                        room, seat, buyers, stakes, past.charged, counts[t], k, slots, record_opportunities
-                    )
+                    entered = _enter_sure(room, seat, buyers, stakes, k, slots) if sure else -1
+                    if entered < 0:
+                        entered = _enter(
+                            room, seat, buyers, stakes, past.charged, counts[t], k, slots, record_opportunities
+                        )
                     if entered == 0 and not record_opportunities:
                         continue
                     index = start + k
@@ -520,6 +576,7 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                                 cells = buyers.cell_start[c + 1] - buyers.cell_start[c]
                                 _add_reached(counts[t, :, BIDS], block, s, k + 1, cells)
                                 changed = True
+                                sure = sure and after == OUT
                     if changed:
                         candidates = _list_bidders(room, seat, buyers, stakes, k + 1, size, slots, record_opportunities)
                         candidate = 0

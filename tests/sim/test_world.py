@@ -251,3 +251,16 @@ class TestStreams:
         base = self.opportunities(list(self.BASE), {"a": MARKET})
         other = self.opportunities(list(self.BASE), {"a": MARKET}, seed=8)
         assert not np.array_equal(base["price_micros"][:100], other["price_micros"][:100])
+
+
+@pytest.mark.parametrize("value_sigma", [0.0, 0.001, 0.5])
+def test_of_more_campaigns_than_a_word_has_bits_each_is_judged_as_where_all_bids_are(value_sigma: float) -> None:
+    """Seventy who meet, with bids that often come out equal; recording judges every bid, not only those that matter."""
+    many = [Campaign(bid=4_990 + place % 7, value_sigma=value_sigma, id=f"c{place:02d}") for place in range(70)]
+    few = replace(GRID, ticks=2)
+    outcomes = [
+        run(factory(everyone(factory)), controls, (0, 2)).counts.values
+        for factory, controls in (world_of(many, grid=few, record=record) for record in ("", "opportunities"))
+    ]
+    assert np.array_equal(*outcomes)
+    assert outcomes[0][:, :, IMPRESSIONS].sum() > 300
