@@ -353,15 +353,15 @@ def _enter_sure(room: Room, seat: Int64, buyers: Buyers, stakes: Stakes, k: int,
             s = w * SEATS_A_WORD + _PLACE_OF_BIT[(lowest * _DE_BRUIJN) >> np.uint64(58)]
             place = buyers.audience_start[seat[s]] + block.audience[k]
             log_bid = stakes.log_bid[place] + block.log_value[s, k]
-            rank = 0
+            at: Any = 0
             for above in range(slots + 1):
-                rank += np.int64(block.best[above, k] > log_bid)
-            while rank <= slots and room.best_seat[rank] >= 0:
-                rank += 1
-            if rank <= slots:
+                at += np.int64(block.best[above, k] > log_bid)
+            while at <= slots and room.best_seat[at] >= 0:
+                at += 1
+            if at <= slots:
                 value = math.exp(block.log_value[s, k])
-                room.best_seat[rank], room.best_value[rank] = s, value
-                room.best_bid[rank] = bid_for(stakes.bid[place], value)
+                room.best_seat[at], room.best_value[at] = s, value
+                room.best_bid[at] = bid_for(stakes.bid[place], value)
                 found += 1
             else:
                 unclear = True

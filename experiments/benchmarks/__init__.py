@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[..., Figure]] = {
     "guard": guard.measure,
     "interrupt": interrupt.measure,
     "memory": memory.measure,
+    "memory_world": memory.measure_world,
     "recovery": recovery.measure,
     "scaling_campaigns": scaling.measure_campaigns,
     "scaling_shards": scaling.measure_shards,
