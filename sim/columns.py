@@ -112,8 +112,8 @@ def stakes_of(buyers: Buyers, controls: ControlState, eligible: Bool) -> Stakes:
     judged without computing the bid. A creative that is not eligible leaves its share to the others.
     """
     sizes = np.diff(buyers.audience_start)
-    bid = np.repeat(controls.bid, sizes) * controls.modifiers // PPM
-    bid = np.minimum(bid, MAX_MICROS).astype(np.int64)
+    whole, rest = np.divmod(np.minimum(np.repeat(controls.bid, sizes), MAX_MICROS), PPM)
+    bid = np.minimum(whole * controls.modifiers + rest * controls.modifiers // PPM, MAX_MICROS)  # within int64
     with np.errstate(divide="ignore"):
         log_bid = np.log(bid.astype(np.float64))
     starts = buyers.audience_start[:-1]

@@ -2,7 +2,8 @@
 
 `memory_world` is that of a run in a world that remembers: its people are counted, its creatives wear out, and its
 conversions come late and are credited over several clicks. Each is measured in a process of its own. The shorter one
-is longer than the week for which an applied action can be rolled back, so what is kept for a while is kept in both.
+is longer than the week for which an applied action can be rolled back, and long enough to fill a group of the tables'
+rows, so that what is kept for a while is kept in both.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def measure(*, small: bool) -> Figure:
 
 def measure_world(*, small: bool) -> Figure:
     """Megabytes at the peak of both, in a world with a memory."""
-    return _figure("world", *((2, 20) if small else (20, 480)))
+    return _figure("world", *((20, 20) if small else (200, 480)))
 
 
 def _figure(kind: str, campaigns: int, ticks: int) -> Figure:

@@ -103,7 +103,7 @@ def test_a_live_run_is_steered_from_a_second_process(live: tuple[Path, subproces
     assert told == f"not_admitted: shared.json {rule}"
 
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "bidtwin: interrupted: the run can go on with --resume and its folder\n")
     with pytest.raises(BadInput, match=r"is stopped: the command is admitted when it is resumed"):
         api.answer(run, api.command(run, "pause", "oli", "social-a", "paused", command_id="later"))
@@ -220,7 +220,7 @@ def test_what_cannot_be_commanded_is_refused_in_one_sentence(tmp_path: Path) -> 
     run = stopped(tmp_path / "run", 12)
     with pytest.raises(BadInput, match=r"^campaign \(='nope'\) is not in this run: it has display-a, .*$"):
         api.command(run, "pause", "oli", "nope", "paused")
-    with pytest.raises(BadInput, match=r"^knob \(='height'\) must be one of bid, budget, weights, paused$"):
+    with pytest.raises(BadInput, match=r"^knob \(='height'\) must be one of bid, budget, weights, paused, modifiers$"):
         api.command(run, "approve", "ann", "search-a", "height")
     with pytest.raises(BadInput, match=r"^knob \(='bid'\) must be of a campaign: say which, with --campaign$"):
         api.command(run, "freeze", "oli", knob="bid")

@@ -42,8 +42,8 @@ Times are those of Europe/Berlin; money is in EUR.
   budget: 1 step of a mandate, 6.00 → 7.160773
 
 2026-03-30
-  bid: 24 steps of a mandate, 0.022612 → 0.015013
-  budget: 1 step of a mandate, 7.160773 → 7.662055
+  bid: 24 steps of a mandate, 0.022612 → 0.014104
+  budget: 1 step of a mandate, 7.160773 → 7.605197
 """
 SOCIAL_A = """\
 social-a in run small, told by its 72 ledger records, each chained to the one before.
@@ -60,12 +60,12 @@ Times are those of Europe/Berlin; money is in EUR.
          proposed by dana (person) at version 1: edit
          guard: approved
          2026-03-29 12:00 applied, version 2
-         2026-03-30 00:00 held a later change back by daily_budgets: 2.50 → 2.596083
+         2026-03-30 00:00 held a later change back by daily_budgets: 2.50 → 2.578554
 
 2026-03-30
-  bid: 24 steps of a mandate, 0.007334 → 0.007766
+  bid: 24 steps of a mandate, 0.007334 → 0.007335
 
-  00:00  budget: 2.50 → 2.596083
+  00:00  budget: 2.50 → 2.578554
          proposed by daily_budgets (policy) at version 2: return
          guard: refused: a person set the value less than a day ago
 """
@@ -88,7 +88,7 @@ Times are those of Europe/Berlin; money is in EUR.
 
 2026-03-30
   bid: 19 steps of a mandate, 0.006964 → 0.0075
-  budget: 1 step of a mandate, 1.677641 → 1.47243
+  budget: 1 step of a mandate, 1.677641 → 1.468598
 
   03:00  paused: running → paused
          proposed by dana (person) at version 0: pause
@@ -105,19 +105,19 @@ display-a in run small, told by its 72 ledger records, each chained to the one b
 Times are those of Europe/Berlin; money is in EUR.
 
 2026-03-28
-  bid: 14 steps of a mandate, 0.026 → 0.038856
+  bid: 5 steps of a mandate, 0.026 → 0.008667
 
   15:00  bid: 0.008667 → 0.013867
          proposed by sam (script) at version 5: double down
          guard: refused: an automatic change is at most a quarter of the value in force; it offers 0.010833
 
 2026-03-29
-  bid: 9 steps of a mandate, 0.038856 → 0.008667
   budget: 1 step of a mandate, 3.00 → 3.077709
+  bid: 9 steps of a mandate, 0.008667 → 0.010833
 
 2026-03-30
-  bid: 14 steps of a mandate, 0.008667 → 0.026446
-  budget: 1 step of a mandate, 3.077709 → 2.76158
+  budget: 1 step of a mandate, 3.077709 → 2.869576
+  bid: 12 steps of a mandate, 0.010833 → 0.021157
 """
 
 EVENTFUL_LIFE = """\
