@@ -216,10 +216,11 @@ def deduplicated(events: Events) -> Events:
 
 
 def fold(events: Events, grid: TickGrid, first_tick: int, ticks: int, cells: int) -> TickCounts:
-    """Count events into ticks and cells; auctions entered and lost leave no event, so those counts stay zero.
+    """Count events into ticks and cells, each id once; auctions that are entered and lost leave no event to count.
 
     Events outside [first_tick, first_tick + ticks) are left out: a conversion may fall after the run.
     """
+    events = deduplicated(events)
     values = np.zeros((ticks, cells, len(COUNTS)), dtype=np.int64)
     tick = grid.tick_of(events.event_time) - first_tick
     inside = (tick >= 0) & (tick < ticks)

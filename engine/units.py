@@ -22,7 +22,6 @@ Float64: TypeAlias = NDArray[np.float64]
 Bool: TypeAlias = NDArray[np.bool_]
 
 PPM = 1_000_000
-MICROS = 1_000_000
 MAX_MICROS = 10**15
 """Largest amount of money accepted anywhere (a thousand million units): sums of 9,000 of them still fit an int64."""
 

@@ -27,7 +27,7 @@ from experiments.telling import calendar, tell, told_alerts
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ from engine.policy import Batch
 from engine.units import Int64
 from sim.auction import check_call
 from sim.columns import clock, stakes_of
-from sim.conversions import conversions_of
 from sim.exchange import CLICK_COLUMNS
 from sim.people import ExpectedReach
 from sim.tally import Cells, tally
@@ -124,7 +123,7 @@ class AggregateWorld(World):
             own.append(known.setdefault(contest, len(known)))
         return list(known), np.array(own, dtype=np.int64)
 
-    def _count_people(self, joined: Int64) -> None:  # noqa: ARG002 - nothing is joined without attribution
+    def _count_people(self) -> None:
         """How many the people are, as far as anybody counts them."""
         self._reach = self._bookkeeper = None
         names = [audience.name for audience in self._factory.people]
@@ -161,7 +160,7 @@ class AggregateWorld(World):
             self._lasting,
         )
         counts[:, :, PEOPLE] = self._expected.update(counts[:, :, IMPRESSIONS])
-        self._settle(clicks, counts, from_tick, to_tick)
+        self._settle(clicks, np.ones(len(clicks)), counts, from_tick, to_tick)  # of those that convert, all do
         return Batch(
             TickCounts(from_tick, counts), Events.empty(), Opportunities.empty(), int(markets.auctions.sum()), None
         )
@@ -175,6 +174,3 @@ class AggregateWorld(World):
         super().restore(state)
         assert state.reach is not None
         self._expected.restore(state.reach)
-
-    def _convert(self, clicks: Int64, from_tick: int, to_tick: int, ends: int) -> Int64:  # noqa: ARG002 - the rates are drawn
-        return conversions_of(clicks, np.ones(len(clicks)), self._worth[clicks[:, _CELL]], self._after, ends)

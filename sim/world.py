@@ -27,7 +27,7 @@ from engine.events import (
     TickCounts,
 )
 from engine.policy import Batch
-from engine.units import Int64, TickGrid
+from engine.units import Float64, Int64, TickGrid
 from sim.attribution import BOOKING_COLUMNS, Attribution, Bookkeeper, last_click, truth_counts
 from sim.auction import Market, check_call
 from sim.columns import Markets, Past, buyers_of, clock, markets_of, room_for, segments_of, stakes_of
@@ -199,7 +199,8 @@ class World:
         self._past = Past(np.zeros(len(members), dtype=np.int64), np.zeros(cells), np.zeros(len(self._specs)))
         self._follow_clicks(factory.conversions.select(members), members)
         self._recorder = Recorder(numbers, members, factory.campaigns.cells_of(members), self._buyers.per_click)
-        self._count_people(joined[numbers])
+        self._joined = joined[numbers]
+        self._count_people()
 
     def _follow_clicks(self, conversions: Conversions, members: Int64) -> None:
         """What the stages after a click need, per campaign and cell."""
@@ -214,7 +215,7 @@ class World:
         self._pending = np.empty((0, len(CONVERSION_COLUMNS)), dtype=np.int64)
         self._refunds = np.empty((0, len(BOOKED_COLUMNS)), dtype=np.int64)
 
-    def _count_people(self, joined: Int64) -> None:
+    def _count_people(self) -> None:
         """Who the people are, as far as anybody counts them."""
         factory, campaigns = self._factory, self._set
         self._reach: Reach | None = None
@@ -229,7 +230,9 @@ class World:
         everybody = int(self._people.first[-1])
         self._reach = Reach(len(campaigns), everybody)
         if factory.attribution is not None:
-            self._bookkeeper = Bookkeeper(factory.attribution, self._buyers.key, joined, campaigns.cells, everybody)
+            self._bookkeeper = Bookkeeper(
+                factory.attribution, self._buyers.key, self._joined, campaigns.cells, everybody
+            )
 
     def advance(self, from_tick: int, to_tick: int, controls: ControlState) -> Batch:
         """Hold the auctions of the ticks [from_tick, to_tick) under the members' controls."""
@@ -248,7 +251,8 @@ class World:
             (factory.record_events or self._reach is not None, factory.record_opportunities),
         )
         self._meet(impressions, counts, from_tick)
-        conversions, refunds, truth = self._settle(clicks, counts, from_tick, to_tick)
+        rate = self._rate_of(clicks, from_tick, to_tick)
+        conversions, refunds, truth = self._settle(clicks, rate, counts, from_tick, to_tick)
         return Batch(
             TickCounts(from_tick, counts),
             self._events(impressions, conversions, refunds),
@@ -289,11 +293,20 @@ class World:
     def _persons(self, rows: Int64) -> Int64:
         return persons_of(rows, self._markets.key, self._audience[rows[:, _CELL]], self._people)
 
-    def _settle(self, clicks: Int64, counts: Int64, from_tick: int, to_tick: int) -> tuple[Int64, Int64, Int64 | None]:
+    def _rate_of(self, clicks: Int64, from_tick: int, to_tick: int) -> Float64:
+        """How likely each click converts."""
+        rate: Float64 = self._rate[clicks[:, _CELL]]
+        if self._rates:
+            rate *= self._rates.over(from_tick, to_tick)[clicks[:, _TICK] - from_tick, clicks[:, _CAMPAIGN]]
+        return np.minimum(rate, 1.0)
+
+    def _settle(
+        self, clicks: Int64, rate: Float64, counts: Int64, from_tick: int, to_tick: int
+    ) -> tuple[Int64, Int64, Int64 | None]:
         """Book the conversions and refunds that happen before a tick opens; those after stay pending."""
         grid = self._factory.grid
         ends, closes = grid.opens(grid.ticks), grid.opens(to_tick)
-        new = self._convert(clicks, from_tick, to_tick, ends)
+        new = conversions_of(clicks, rate, self._worth[clicks[:, _CELL]], self._after, ends)
         due, self._pending = _due(np.concatenate((self._pending, new)), closes)
         if self._reports:
             share = self._reports.over(from_tick, to_tick)[grid.tick_of(due[:, _TIME]) - from_tick, due[:, _CAMPAIGN]]
@@ -311,14 +324,6 @@ class World:
             np.add.at(counts[:, :, column], at, rows[:, amount])
         told = None if truth is None else truth_counts(truth, grid, from_tick, to_tick - from_tick, self._set.cells)
         return booked, refunds, told
-
-    def _convert(self, clicks: Int64, from_tick: int, to_tick: int, ends: int) -> Int64:
-        if not len(clicks):
-            return np.empty((0, len(CONVERSION_COLUMNS)), dtype=np.int64)
-        rate, worth = self._rate[clicks[:, _CELL]], self._worth[clicks[:, _CELL]]
-        if self._rates:
-            rate *= self._rates.over(from_tick, to_tick)[clicks[:, _TICK] - from_tick, clicks[:, _CAMPAIGN]]
-        return conversions_of(clicks, np.minimum(rate, 1.0), worth, self._after, ends)
 
     def _book(self, clicks: Int64, due: Int64, closes: int) -> tuple[Int64, Int64 | None]:
         """To which clicks conversions are credited, int64[rows, len(BOOKED_COLUMNS)]; and the truth about them."""
@@ -352,8 +357,8 @@ class World:
         if not self._factory.record_opportunities:
             return Opportunities.empty()
         clicks = rows[rows[:, -1] > 0][:, : len(CLICK_COLUMNS)]
-        grid = self._factory.grid
-        would = self._convert(clicks, 0, grid.ticks, np.iinfo(np.int64).max)
+        rate = self._rate_of(clicks, 0, self._factory.grid.ticks)
+        would = conversions_of(clicks, rate, self._worth[clicks[:, _CELL]], self._after, np.iinfo(np.int64).max)
         return self._recorder.opportunities(rows, qualities, would)
 
 

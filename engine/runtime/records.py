@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine.campaigns import CampaignSet
 from engine.events import Events, Kind, Opportunities
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 METADATA = {"bidtwin_table_version": str(TABLE_VERSION)}
 TIME = pa.timestamp("us", tz="UTC")
 WORD = pa.dictionary(pa.int32(), pa.string())

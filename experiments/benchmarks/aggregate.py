@@ -12,9 +12,9 @@ from datetime import datetime
 
 import numpy as np
 
-from engine.campaigns import CampaignSet, ControlState
+from engine.campaigns import ControlState
 from engine.units import TickGrid
-from experiments.benchmarks.measuring import Figure, by_turns
+from experiments.benchmarks.measuring import Figure, alike, by_turns
 from sim.aggregate import AggregateWorldFactory
 from sim.auction import Market
 from sim.conversions import Conversions
@@ -40,20 +40,9 @@ def measure(*, small: bool) -> Figure:
 def world(ticks: int, *, aggregate: bool) -> tuple[WorldFactory, ControlState]:
     """The account over so many ticks, and its controls."""
     n = MARKETS * PER_MARKET
-    campaigns = CampaignSet(
-        ids=tuple(f"campaign-{place:04}" for place in range(n)),
-        channels=("search",) * n,
-        markets=tuple(f"market-{place:02}" for place in range(MARKETS)),
-        market=np.repeat(np.arange(MARKETS), PER_MARKET),
-        charging=np.zeros(n, dtype=np.uint8),
-        period=np.zeros(n, dtype=np.uint8),
-        creative_start=np.arange(n + 1),
-        creatives=("creative",) * n,
-        min_bid=np.ones(n, dtype=np.int64),
-        max_bid=np.full(n, BUDGET_MICROS),
-        min_budget=np.ones(n, dtype=np.int64),
-        max_budget=np.full(n, BUDGET_MICROS),
-    )
+    numbers = np.repeat(np.arange(MARKETS), PER_MARKET).tolist()
+    ample = (1, BUDGET_MICROS)
+    campaigns = alike([f"campaign-{place:04}" for place in range(n)], numbers, ample, ample)
     market = Market(Traffic(AUCTIONS, amplitude=0.5, peak_hour=20.0), LEVEL_MICROS, PRICE_SIGMA)
     factory = AggregateWorldFactory if aggregate else WorldFactory
     return factory(

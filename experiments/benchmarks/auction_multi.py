@@ -14,10 +14,9 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.campaigns import CampaignSet, ControlState
-from engine.events import CLICKS, CONVERSIONS, IMPRESSIONS, SPEND
+from engine.campaigns import ControlState
 from engine.units import TickGrid
-from experiments.benchmarks.measuring import Figure, by_turns
+from experiments.benchmarks.measuring import Figure, alike, by_turns
 from sim.auction import Market
 from sim.conversions import Conversions
 from sim.response import Response
@@ -44,20 +43,8 @@ def world(auctions: int) -> tuple[WorldFactory, ControlState]:
     """A run of a single tick that holds about so many auctions, and the campaigns' controls."""
     n = BIDDERS
     ample = np.full(n, BUDGET_MICROS)
-    campaigns = CampaignSet(
-        ids=tuple(f"campaign-{place:02d}" for place in range(n)),
-        channels=("display",) * n,
-        markets=("market",),
-        market=np.zeros(n, dtype=np.int64),
-        charging=np.zeros(n, dtype=np.uint8),
-        period=np.zeros(n, dtype=np.uint8),
-        creative_start=np.arange(n + 1),
-        creatives=("creative",) * n,
-        min_bid=np.ones(n, dtype=np.int64),
-        max_bid=ample,
-        min_budget=np.ones(n, dtype=np.int64),
-        max_budget=ample,
-    )
+    ids = [f"campaign-{place:02d}" for place in range(n)]
+    campaigns = alike(ids, [0] * n, (1, BUDGET_MICROS), (1, BUDGET_MICROS))
     market = Market(Traffic(auctions), LEVEL_MICROS, PRICE_SIGMA, reserve_micros=RESERVE_MICROS, exposure=EXPOSURE)
     factory = WorldFactory(
         campaigns=campaigns,
@@ -75,16 +62,8 @@ def bids() -> NDArray[np.int64]:
     return LOWEST_MICROS + STEP_MICROS * np.arange(BIDDERS)
 
 
-def world_totals(auctions: int) -> NDArray[np.int64]:
-    """Auctions, impressions, clicks, conversions and spend of the world."""
-    factory, controls = world(auctions)
-    batch = factory(np.arange(BIDDERS)).advance(0, 1, controls)
-    counts = batch.counts.values[:, :, (IMPRESSIONS, CLICKS, CONVERSIONS, SPEND)].sum(axis=(0, 1))
-    return np.array([batch.auctions, *counts])
-
-
 def numpy_totals(auctions: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The same of so many auctions in plain NumPy."""
+    """Auctions, impressions, clicks, conversions and spend of so many auctions in plain NumPy."""
     totals, spent = np.zeros(5, dtype=np.int64), np.zeros(BIDDERS, dtype=np.int64)
     for start in range(0, auctions, _CHUNK):
         totals += _chunk(min(_CHUNK, auctions - start), spent, rng)

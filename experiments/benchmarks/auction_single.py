@@ -12,9 +12,9 @@ from datetime import datetime
 
 import numpy as np
 
-from engine.campaigns import CampaignSet, ControlState
+from engine.campaigns import ControlState
 from engine.units import TickGrid
-from experiments.benchmarks.measuring import Figure, by_turns
+from experiments.benchmarks.measuring import Figure, alike, by_turns
 from sim.auction import Market
 from sim.conversions import Conversions
 from sim.response import Response
@@ -39,20 +39,7 @@ def measure(*, small: bool) -> Figure:
 def world(auctions: int) -> tuple[WorldFactory, ControlState]:
     """A run of a single tick that holds about so many auctions, and the campaign's controls."""
     ample = np.array([BUDGET_MICROS])
-    campaigns = CampaignSet(
-        ids=("campaign",),
-        channels=("display",),
-        markets=("market",),
-        market=np.zeros(1, dtype=np.int64),
-        charging=np.zeros(1, dtype=np.uint8),
-        period=np.zeros(1, dtype=np.uint8),
-        creative_start=np.array([0, 1]),
-        creatives=("creative",),
-        min_bid=np.ones(1, dtype=np.int64),
-        max_bid=ample,
-        min_budget=np.ones(1, dtype=np.int64),
-        max_budget=ample,
-    )
+    campaigns = alike(["campaign"], [0], (1, BUDGET_MICROS), (1, BUDGET_MICROS))
     factory = WorldFactory(
         campaigns=campaigns,
         grid=TickGrid(datetime(2026, 3, 2), 30, 1),

@@ -24,7 +24,7 @@ from engine.ledger import RecordKind, round_body
 from engine.limits import Limits
 from engine.runtime.store import LEDGER, LedgerWriter
 from engine.standing import Standing
-from experiments.benchmarks.measuring import Figure, by_turns
+from experiments.benchmarks.measuring import Figure, alike, by_turns
 
 ROWS = 10_000  # of a round
 BID_MICROS, BUDGET_MICROS = 1_000_000, 10**10
@@ -72,20 +72,8 @@ class Job:
 def busy(rows: int) -> Job:
     """A job with so many rows in a round (a multiple of 50)."""
     n = rows * _BIDS // 5
-    campaigns = CampaignSet(
-        ids=tuple(f"campaign-{place:05d}" for place in range(n)),
-        channels=("display",) * n,
-        markets=("market",),
-        market=np.zeros(n, dtype=np.int64),
-        charging=np.zeros(n, dtype=np.uint8),
-        period=np.zeros(n, dtype=np.uint8),
-        creative_start=np.arange(n + 1),
-        creatives=("creative",) * n,
-        min_bid=np.full(n, BID_MICROS // 10),
-        max_bid=np.full(n, BID_MICROS * 10),
-        min_budget=np.full(n, BUDGET_MICROS // 10),
-        max_budget=np.full(n, BUDGET_MICROS * 10),
-    )
+    bounds = [(micros // 10, micros * 10) for micros in (BID_MICROS, BUDGET_MICROS)]
+    campaigns = alike([f"campaign-{place:05d}" for place in range(n)], [0] * n, *bounds)
     limits = Limits.of(campaigns).with_mandate(np.arange(n), (Knob.BID, Knob.BUDGET))
     bids, budgets = np.arange(n), np.arange(rows - n)
     reach = np.where(bids % 10 == 0, 0.5, 0.05 + 0.01 * (bids % 10))  # one in ten wants too much

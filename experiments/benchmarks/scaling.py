@@ -15,14 +15,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from engine.campaigns import CampaignSet, ControlState
+from engine.campaigns import ControlState
 from engine.limits import Limits
 from engine.runtime.actors import RayRunner
 from engine.runtime.local import IN_FLIGHT, Progress
 from engine.runtime.plan import Plan
 from engine.units import TickGrid
 from experiments.benchmarks import auction_single, tick_overhead
-from experiments.benchmarks.measuring import Figure, by_turns
+from experiments.benchmarks.measuring import Figure, alike, by_turns
 from sim.conversions import Conversions
 from sim.response import Response
 
@@ -49,22 +49,8 @@ def busy(auctions: int) -> Plan:
     """Markets alike, a campaign in each, that hold about so many auctions a tick each."""
     factory, controls = auction_single.world(auctions)
     grid = TickGrid(datetime(2026, 3, 2), 30, 12)
-    names = tuple(f"market-{place}" for place in range(_MARKETS))
-    zeros, ones = np.zeros(_MARKETS, dtype=np.int64), np.ones(_MARKETS, dtype=np.int64)
-    campaigns = CampaignSet(
-        ids=names,
-        channels=names,
-        markets=names,
-        market=np.arange(_MARKETS),
-        charging=zeros.astype(np.uint8),
-        period=zeros.astype(np.uint8),
-        creative_start=np.arange(_MARKETS + 1),
-        creatives=("creative",) * _MARKETS,
-        min_bid=ones,
-        max_bid=ones * auction_single.BUDGET_MICROS,
-        min_budget=ones,
-        max_budget=ones * auction_single.BUDGET_MICROS,
-    )
+    ample = (1, auction_single.BUDGET_MICROS)
+    campaigns = alike([f"campaign-{place}" for place in range(_MARKETS)], list(range(_MARKETS)), ample, ample)
     sigma, ctr = np.full(_MARKETS, auction_single.VALUE_SIGMA), np.full(_MARKETS, auction_single.CTR)
     source = replace(
         factory,

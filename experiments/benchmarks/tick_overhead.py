@@ -17,7 +17,7 @@ import numpy as np
 
 from agents.classic import PacingPI
 from engine.actions import Knob, Source
-from engine.campaigns import CampaignSet, ControlState
+from engine.campaigns import ControlState
 from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, SPEND, Events, Opportunities, TickCounts
 from engine.judgement import Outcome
 from engine.ledger import RecordKind, decode_round
@@ -29,7 +29,7 @@ from engine.runtime.local import IN_FLIGHT, LocalRunner, Progress
 from engine.runtime.plan import Plan
 from engine.runtime.store import LEDGER, read_ledger
 from engine.units import Float64, Int64, TickGrid
-from experiments.benchmarks.measuring import Figure, by_turns
+from experiments.benchmarks.measuring import Figure, alike, by_turns
 
 SHARDS = 2
 BID_MICROS, BUDGET_MICROS = 1_000_000, 10**10
@@ -94,20 +94,8 @@ class _Spend:
 def steering(n: int, ticks: int) -> Plan:
     """A plan in which every campaign's bid moves at every tick, under a mandate."""
     grid = TickGrid(datetime(2026, 3, 2), 30, ticks)
-    campaigns = CampaignSet(
-        ids=tuple(f"campaign-{place:05d}" for place in range(n)),
-        channels=tuple(("search", "display")[place % 2] for place in range(n)),
-        markets=("first", "second"),
-        market=np.arange(n) % 2,
-        charging=np.zeros(n, dtype=np.uint8),
-        period=np.zeros(n, dtype=np.uint8),
-        creative_start=np.arange(n + 1),
-        creatives=("creative",) * n,
-        min_bid=np.full(n, BID_MICROS // 10),
-        max_bid=np.full(n, BID_MICROS * 10),
-        min_budget=np.full(n, BUDGET_MICROS // 10),
-        max_budget=np.full(n, BUDGET_MICROS * 10),
-    )
+    bounds = [(micros // 10, micros * 10) for micros in (BID_MICROS, BUDGET_MICROS)]
+    campaigns = alike([f"campaign-{place:05d}" for place in range(n)], [place % 2 for place in range(n)], *bounds)
     everybody = np.arange(n)
     curve = 1 + _AMPLITUDE * np.cos(2 * np.pi * (grid.hour + grid.tick_minutes / 120 - _PEAK_HOUR) / 24)
     policy = PacingPI(amplitude=_AMPLITUDE, peak_hour=_PEAK_HOUR)

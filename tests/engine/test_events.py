@@ -27,6 +27,7 @@ def events(rows: list[tuple[Kind, int, int, int, int]]) -> Events:
     """Events of (kind, cell, µs after the run's opening, price, value)."""
     empty = Events.empty().columns()
     columns: dict[str, Any] = {name: np.zeros(len(rows), dtype=column.dtype) for name, column in empty.items()}
+    columns["event_low"] = np.arange(len(rows))
     for place, (kind, cell, at, price, value) in enumerate(rows):
         columns["kind"][place], columns["cell"][place] = kind, cell
         columns["event_time"][place] = GRID.start_us + at
@@ -69,6 +70,12 @@ def test_fold_does_not_depend_on_the_order_of_events() -> None:
     happened = events(rows)
     shuffled = happened.take(np.random.default_rng(1).permutation(200))
     assert np.array_equal(fold(happened, GRID, 0, 4, 2).values, fold(shuffled, GRID, 0, 4, 2).values)
+
+
+def test_a_thousand_duplicates_of_an_event_with_spend_are_counted_once() -> None:
+    happened = events([(Kind.CLICK, 0, 5, 70, 0), (Kind.CLICK, 1, 6, 30, 0)])
+    told = happened.take(np.array([0] * 1_000 + [1]))
+    assert np.array_equal(fold(told, GRID, 0, 4, 2).values, fold(happened, GRID, 0, 4, 2).values)
 
 
 def test_fold_of_parts_adds_up() -> None:
@@ -115,6 +122,7 @@ def test_payloads_are_compared_column_by_column_in_the_order_of_the_schema() -> 
     names = ["campaign", "cell", "price_micros", "value_micros", "click_high", "click_low", "number"]
     for larger, smaller in pairwise(names):
         columns = events([(Kind.CONVERSION, 0, 5, 0, 0)] * 2).columns()
+        columns["event_low"][:] = 0
         columns[larger][0], columns[smaller][1] = 1, 1
         told = Events(**columns)
         for rows in ([0, 1], [1, 0]):

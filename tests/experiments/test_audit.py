@@ -218,8 +218,8 @@ def test_two_writers_on_one_ledger_the_second_fails(tmp_path: Path) -> None:
             "{",
             " cannot be read (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)): restore it",
         ),
-        ('{"schema_version": 2}', ": schema_version (=2) must be 1: open it with the bidtwin that wrote it"),
-        ("[]", ": schema_version (=None) must be 1: open it with the bidtwin that wrote it"),
+        ('{"schema_version": 1}', ": schema_version (=1) must be 2: open it with the bidtwin that wrote it"),
+        ("[]", ": schema_version (=None) must be 2: open it with the bidtwin that wrote it"),
     ],
 )
 def test_a_run_json_that_is_none_of_ours_is_refused(folder: Path, text: str, sentence: str) -> None:

@@ -282,5 +282,5 @@ def test_an_audit_of_what_is_no_run(tmp_path: Path, finished: Path, capfd: pytes
     info = json.loads((finished / "run.json").read_text()) | {"schema_version": 9}
     (finished / "run.json").write_text(json.dumps(info))
     assert call(capfd, "audit", finished, "--json") == Told(
-        2, "", f"bidtwin: {finished}/run.json: schema_version (=9) must be 1: open it with the bidtwin that wrote it\n"
+        2, "", f"bidtwin: {finished}/run.json: schema_version (=9) must be 2: open it with the bidtwin that wrote it\n"
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.errors import BadInput
-from engine.events import CLICKS, IMPRESSIONS, SPEND
+from engine.events import CLICKS, CONVERSIONS, IMPRESSIONS, SPEND
 from engine.judgement import Outcome
 from engine.ledger import decode_round
 from engine.runtime.local import LocalRunner
@@ -100,7 +100,10 @@ def test_steering_moves_every_bid_at_every_tick_for_days(tmp_path: Path) -> None
 
 def test_auction_multi_and_its_baseline_hold_the_same_auctions() -> None:
     """Impressions, clicks and spend of 40,000 auctions agree within five standard errors, bounded above by theirs."""
-    mine = auction_multi.world_totals(40_000)
+    factory, controls = auction_multi.world(40_000)
+    batch = factory(np.arange(auction_multi.BIDDERS)).advance(0, 1, controls)
+    told = (IMPRESSIONS, CLICKS, CONVERSIONS, SPEND)
+    mine = np.array([batch.auctions, *batch.counts.values[:, :, told].sum(axis=(0, 1))])
     theirs = auction_multi.numpy_totals(int(mine[0]), np.random.default_rng(7))
     assert theirs[0] == mine[0]
     impressions, clicks, spend = (np.array([mine[at], theirs[at]], dtype=float) for at in (1, 2, 4))

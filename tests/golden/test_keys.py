@@ -79,7 +79,7 @@ ACTIONS = [
 def columns(path: Any) -> list[tuple[str, str]]:
     """Names and types of a table; a word is a string, dictionary-encoded or not."""
     schema = pq.read_schema(path)
-    assert schema.metadata[b"bidtwin_table_version"] == b"1"
+    assert schema.metadata[b"bidtwin_table_version"] == b"2"
     types = [
         "string" if str(field.type).startswith("dictionary<values=string") else str(field.type) for field in schema
     ]
@@ -129,7 +129,7 @@ def test_the_keys_of_run_json(reference: Stage) -> None:
     info = json.loads((reference.run("simulated").folder / "run.json").read_text())
     told = {"schema_version", "name", "status", "seed", "config", "versions", "unrecorded", *RUN[1:]}
     assert told <= set(info)
-    assert (info["schema_version"], info["status"]) == (1, "finished")
+    assert (info["schema_version"], info["status"]) == (2, "finished")
 
 
 def test_the_columns_of_the_tables(reference: Stage) -> None:

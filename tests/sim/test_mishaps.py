@@ -184,7 +184,7 @@ def test_of_overlapping_mishaps_of_one_way_the_larger_holds_the_smaller() -> Non
 def test_duplicates_and_lateness_cost_no_count() -> None:
     spoilt = spoil(EVENTS, [mishap(Way.LATE, 0.5, 30.0), mishap(Way.DUPLICATED, 0.5, 3.0)], KEY, GRID)
     assert len(spoilt) > len(EVENTS)
-    folded = fold(deduplicated(spoilt), GRID, 0, 24, 3)
+    folded = fold(spoilt, GRID, 0, 24, 3)
     assert np.array_equal(folded.values, fold(EVENTS, GRID, 0, 24, 3).values)
 
 

@@ -102,4 +102,4 @@ def test_recorded_tables_have_null_where_there_was_no_conversion(reference: Stag
     assert (events.ingest_time == events.event_time).all()  # a simulation hears of everything at once
     for name in ("events", "opportunities"):
         for file in (folder / name).glob("*.parquet"):
-            assert pq.read_schema(file).metadata[b"bidtwin_table_version"] == b"1"
+            assert pq.read_schema(file).metadata[b"bidtwin_table_version"] == b"2"
