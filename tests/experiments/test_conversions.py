@@ -13,7 +13,7 @@ from engine.errors import BadInput
 from engine.events import CLICKS, CONVERSIONS, CONVERTING_CLICKS, fold
 from engine.metrics import metrics
 from engine.units import PPM
-from experiments import build
+from experiments import worlds
 from experiments.config import Conversions, SimulationConfig, load_config
 from experiments.config.reading import table
 from sim.delays import Law
@@ -52,7 +52,7 @@ def read() -> dict[str, Conversions]:
 
 
 def test_conversions_arrive_as_columns() -> None:
-    what = build._conversions(list(read().values()))
+    what = worlds._conversions(list(read().values()))
     assert {name: column.tolist() for name, column in vars(what).items() if name != "delays"} == {
         "rate": [0.04, 0.02, 0.12],
         "per_click": [1.0, 1.3, 1.0],
@@ -72,7 +72,7 @@ def test_conversions_arrive_as_columns() -> None:
 
 
 def test_what_a_file_said_before_is_what_it_says() -> None:
-    what = build._conversions([read()["plain"]])
+    what = worlds._conversions([read()["plain"]])
     assert np.array_equal(what.delays.mean_hours, [20.0])
     assert (what.price.tolist(), what.price_share.tolist()) == ([[1.0]], [[PPM]])
 
