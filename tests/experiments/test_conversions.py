@@ -13,7 +13,7 @@ from engine.errors import BadInput
 from engine.events import CLICKS, CONVERSIONS, CONVERTING_CLICKS, fold
 from engine.metrics import metrics
 from engine.units import PPM
-from experiments import worlds
+from experiments import build, worlds
 from experiments.config import Conversions, SimulationConfig, load_config
 from experiments.config.reading import table
 from sim.delays import Law
