@@ -10,6 +10,7 @@ import numpy as np
 from engine.actions import Proposals
 from engine.campaigns import CampaignSet, ControlState, places_of, scattered
 from engine.events import Events, Opportunities, TickCounts
+from engine.prices import Prices
 from engine.units import Int64, TickGrid
 
 
@@ -30,6 +31,9 @@ class View:
     audiences:
         int64[a, len(COUNTS)], likewise of the audiences of campaigns whose market tells several apart
         (`CampaignSet.told_apart`).
+    prices:
+        Wins since the last view by their price per unit of value; None where no policy looks at them, or nothing can
+        tell them.
     """
 
     tick: int
@@ -39,6 +43,7 @@ class View:
     lifetime: Int64
     creatives: Int64 | None = None
     audiences: Int64 | None = None
+    prices: Prices | None = None
 
     def select(self, campaigns: CampaignSet, members: Int64) -> View:
         """The view of some campaigns of the set; of all of them, itself."""
@@ -48,7 +53,8 @@ class View:
         counts = self.recent[members], self.period[members], self.lifetime[members]
         creatives = _chosen(self.creatives, campaigns.rotating, campaigns.layout.creative_start, members)
         audiences = _chosen(self.audiences, campaigns.told_apart, campaigns.layout.audience_start, members)
-        return View(self.tick, controls, *counts, creatives, audiences)
+        prices = None if self.prices is None else self.prices.select(members)
+        return View(self.tick, controls, *counts, creatives, audiences, prices)
 
     @classmethod
     def merge(cls, campaigns: CampaignSet, parts: list[tuple[Int64, View]]) -> View:
@@ -67,7 +73,9 @@ class View:
         audiences = _merged(
             [(members, view.audiences) for members, view in parts], campaigns.told_apart, layout.audience_start
         )
-        return cls(parts[0][1].tick, controls, recent, period, lifetime, creatives, audiences)
+        told = [(members, view.prices) for members, view in parts if view.prices is not None]
+        prices = Prices.merge(told) if told else None
+        return cls(parts[0][1].tick, controls, recent, period, lifetime, creatives, audiences, prices)
 
 
 def _chosen(rows: Int64 | None, shown: Int64, start: Int64, members: Int64) -> Int64 | None:
@@ -130,7 +138,8 @@ class Batch:
     """What a source emitted over a span of ticks; records are empty unless it was asked for them.
 
     `auctions` counts each auction once, however many campaigns met in it. `truth` is what a world knows and nobody in
-    it sees: int64[ticks, cells, len(TRUTH)]; None where conversions are credited to their cause.
+    it sees: int64[ticks, cells, len(TRUTH)]; None where conversions are credited to their cause. `prices` are the span's
+    wins by their price, campaigns as in `counts`; None where it was not asked for them, or cannot tell.
     """
 
     counts: TickCounts
@@ -138,6 +147,7 @@ class Batch:
     opportunities: Opportunities
     auctions: int = 0
     truth: Int64 | None = None
+    prices: Prices | None = None
 
 
 @runtime_checkable
