@@ -138,8 +138,8 @@ class Batch:
     """What a source emitted over a span of ticks; records are empty unless it was asked for them.
 
     `auctions` counts each auction once, however many campaigns met in it. `truth` is what a world knows and nobody in
-    it sees: int64[ticks, cells, len(TRUTH)]; None where conversions are credited to their cause. `prices` are the span's
-    wins by their price, campaigns as in `counts`; None where it was not asked for them, or cannot tell.
+    it sees: int64[ticks, cells, len(TRUTH)]; None where conversions are credited to their cause. `prices` are the
+    span's wins by their price, campaigns as in `counts`; None where it was not asked for them, or cannot tell.
     """
 
     counts: TickCounts
