@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from agents.horizon import Curve, Horizon
 from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
-from engine.campaigns import CampaignSet, Period, most_bid
+from engine.campaigns import CampaignSet, most_bid
 from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
 from engine.policy import View
-from engine.units import Bool, Float64, Int64, TickGrid, floor_micros
+from engine.units import Float64, Int64, TickGrid, floor_micros
 
 Band = tuple[float, float]
 WHOLE_BAND: Band = (1 / 3, 3.0)
@@ -65,16 +66,9 @@ class Constant:
 
 
 class _Pace(NamedTuple):
-    """A pacing policy's knowledge; only the tick of its last view changes.
+    """A pacing policy's knowledge; only the tick of its last view changes."""
 
-    `done` is the expected share of the period's traffic gone at each tick's close, `traffic` its running sum over
-    periods; both float64[2, ticks], by day and by flight.
-    """
-
-    done: Float64
-    traffic: Float64
-    closes: Bool  # whether a period closes with each tick, [2, ticks]
-    period: Int64  # row of the above that a campaign follows
+    horizon: Horizon
     minimum: Int64  # bids, micros
     maximum: Int64
     audience_start: Int64
@@ -85,30 +79,23 @@ class _Pace(NamedTuple):
 class PacingPI:
     """Paces spend along an expected traffic curve by a proportional–integral controller on the log bid.
 
-    The curve is 1 + amplitude · cos(2π (hour − peak_hour) / 24): amplitude 0 spends evenly in time, the market's own
-    curve is traffic-aware. In velocity form: Δ log bid = P · log(wanted / actual spend per traffic of the last ticks)
+    A flat curve spends evenly in time, the market's own curve is traffic-aware. In velocity form: Δ log bid = P · log(wanted / actual spend per traffic of the last ticks)
     + I · (planned − actual share of the budget), where the wanted spend is what is left of the budget over what is left
     of the period's traffic. Zhang et al. (WSDM 2016, section 3) control eCPC in the same way; here spend is controlled.
 
     Example
     -------
-    >>> even, aware = PacingPI(), PacingPI(amplitude=0.6, peak_hour=20)
+    >>> even, aware = PacingPI(), PacingPI(curve=Curve(amplitude=0.6, peak_hour=20))
     """
 
     gains: Gains = Gains()
-    amplitude: float = 0.0
-    peak_hour: float = 20.0
+    curve: Curve = Curve()
     band: Band = WHOLE_BAND
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Pace:
         """Lay the plan out over the run's ticks."""
-        traffic = expected_traffic(grid, self.amplitude, self.peak_hour)
-        last = np.arange(grid.ticks) == grid.ticks - 1
         return _Pace(
-            done=traffic - [grid.day, np.zeros(grid.ticks)],
-            traffic=traffic,
-            closes=np.stack([grid.closes_day, last]),
-            period=np.where(campaigns.period == Period.DAY, 0, 1),
+            horizon=Horizon.of(campaigns, grid, self.curve),
             minimum=np.maximum(campaigns.min_bid, 1),
             maximum=campaigns.max_bid,
             audience_start=campaigns.layout.audience_start,
@@ -136,25 +123,14 @@ class PacingPI:
     def _change(self, view: View, pace: _Pace) -> Float64:
         """Change of the log bid; where a period has just closed, the next one's plan starts without a debt."""
         tick, budget = view.tick, np.maximum(view.controls.budget, 1)
-        closes = pace.closes[pace.period, tick]
-        done = np.where(closes, 0.0, pace.done[pace.period, tick])
-        spent = np.where(closes, 0.0, view.period[:, SPEND] / budget)
-        before = pace.traffic[:, pace.seen] if pace.seen >= 0 else np.zeros(2)
-        traffic = (pace.traffic[:, tick] - before)[pace.period]
+        done = 1.0 - pace.horizon.left(tick)
+        spent = np.where(pace.horizon.closed(tick), 0.0, view.period[:, SPEND] / budget)
+        traffic = pace.horizon.gone(tick) - (pace.horizon.gone(pace.seen) if pace.seen >= 0 else 0.0)
         wanted = np.maximum(1 - spent, 0) / np.maximum(1 - done, _LITTLE)
         actual = view.recent[:, SPEND] / budget / np.maximum(traffic, _LITTLE)
         error = np.log(np.maximum(wanted, _LITTLE) / np.maximum(actual, _LITTLE))
         change: Float64 = self.gains.proportional * np.clip(error, -1, 1) + self.gains.integral * (done - spent)
         return change
-
-
-def expected_traffic(grid: TickGrid, amplitude: float, peak_hour: float) -> Float64:
-    """Traffic gone at each tick's close, in periods of which each has 1, by day and by flight; shape [2, ticks]."""
-    curve = 1 + amplitude * np.cos(2 * np.pi * (grid.hour + grid.tick_minutes / 120 - peak_hour) / 24)
-    by_day = curve / np.bincount(grid.day, weights=curve)[grid.day]
-    by_flight = curve / curve.sum()
-    traffic: Float64 = np.cumsum([by_day, by_flight], axis=1)
-    return traffic
 
 
 class _Account(NamedTuple):

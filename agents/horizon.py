@@ -1,0 +1,86 @@
+"""What is still to come of a budget's period: the share of its traffic, along a curve that is known beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.campaigns import CampaignSet, Period
+from engine.units import Bool, Float64, Int64, TickGrid
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Expected traffic over a local day: 1 + amplitude · cos(2π (hour − peak_hour) / 24), or levels of equal parts of it.
+
+    Parameters
+    ----------
+    amplitude, peak_hour:
+        Of the cosine; amplitude 0 is even in time.
+    levels:
+        Of equal parts of the day on any scale, from local midnight on; empty: the cosine.
+    """
+
+    amplitude: float = 0.0
+    peak_hour: float = 20.0
+    levels: tuple[float, ...] = ()
+
+    def at(self, grid: TickGrid) -> Float64:
+        """Expected traffic of every tick on some scale; float64[ticks]."""
+        middle = grid.hour + grid.tick_minutes / 120
+        if not self.levels:
+            cosine: Float64 = 1 + self.amplitude * np.cos(2 * np.pi * (middle - self.peak_hour) / 24)
+            return cosine
+        part = np.floor(middle * len(self.levels) / 24).astype(np.int64) % len(self.levels)
+        return np.array(self.levels, dtype=np.float64)[part]
+
+
+def expected_traffic(grid: TickGrid, curve: Curve) -> Float64:
+    """Traffic gone at each tick's close, in periods of which each has 1, by day and by flight; shape [2, ticks]."""
+    level = curve.at(grid)
+    by_day = level / np.bincount(grid.day, weights=level)[grid.day]
+    by_flight = level / level.sum()
+    traffic: Float64 = np.cumsum([by_day, by_flight], axis=1)
+    return traffic
+
+
+class Horizon(NamedTuple):
+    """Periods of n campaigns over a run's ticks.
+
+    `done` is the expected share of the period's traffic gone at each tick's close, `traffic` its running sum over
+    periods; both float64[2, ticks], by day and by flight.
+    """
+
+    done: Float64
+    traffic: Float64
+    closes: Bool  # whether a period closes with each tick, [2, ticks]
+    period: Int64  # row of the above that a campaign follows
+
+    @classmethod
+    def of(cls, campaigns: CampaignSet, grid: TickGrid, curve: Curve) -> Horizon:
+        """Lay the periods out over the run's ticks."""
+        traffic = expected_traffic(grid, curve)
+        last = np.arange(grid.ticks) == grid.ticks - 1
+        return cls(
+            done=traffic - [grid.day, np.zeros(grid.ticks)],
+            traffic=traffic,
+            closes=np.stack([grid.closes_day, last]),
+            period=np.where(campaigns.period == Period.DAY, 0, 1),
+        )
+
+    def closed(self, tick: int) -> Bool:
+        """Whether each campaign's period closes with this tick, so that the next decision is the next one's."""
+        closed: Bool = self.closes[self.period, tick]
+        return closed
+
+    def left(self, tick: int) -> Float64:
+        """Share of the period's traffic to come after this tick; where the period closes with it, all of the next's."""
+        left: Float64 = np.where(self.closed(tick), 1.0, 1.0 - self.done[self.period, tick])
+        return left
+
+    def gone(self, tick: int) -> Float64:
+        """Traffic since the run began, in periods' worth."""
+        gone: Float64 = self.traffic[self.period, tick]
+        return gone
