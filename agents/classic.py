@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from agents.horizon import Curve, Horizon
+from agents.horizon import EVEN, Curve, Horizon
 from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
 from engine.campaigns import CampaignSet, most_bid
 from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
@@ -79,9 +79,10 @@ class _Pace(NamedTuple):
 class PacingPI:
     """Paces spend along an expected traffic curve by a proportional–integral controller on the log bid.
 
-    A flat curve spends evenly in time, the market's own curve is traffic-aware. In velocity form: Δ log bid = P · log(wanted / actual spend per traffic of the last ticks)
-    + I · (planned − actual share of the budget), where the wanted spend is what is left of the budget over what is left
-    of the period's traffic. Zhang et al. (WSDM 2016, section 3) control eCPC in the same way; here spend is controlled.
+    A flat curve spends evenly in time, the market's own curve is traffic-aware. In velocity form: Δ log bid = P ·
+    log(wanted / actual spend per traffic of the last ticks) + I · (planned − actual share of the budget), where the
+    wanted spend is what is left of the budget over what is left of the period's traffic. Zhang et al. (WSDM 2016,
+    section 3) control eCPC in the same way; here spend is controlled.
 
     Example
     -------
@@ -89,7 +90,7 @@ class PacingPI:
     """
 
     gains: Gains = Gains()
-    curve: Curve = Curve()
+    curve: Curve = EVEN
     band: Band = WHOLE_BAND
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Pace:

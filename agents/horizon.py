@@ -13,7 +13,7 @@ from engine.units import Bool, Float64, Int64, TickGrid
 
 @dataclass(frozen=True)
 class Curve:
-    """Expected traffic over a local day: 1 + amplitude · cos(2π (hour − peak_hour) / 24), or levels of equal parts of it.
+    """Expected traffic over a local day: 1 + amplitude · cos(2π (hour − peak_hour) / 24), or levels of its equal parts.
 
     Parameters
     ----------
@@ -35,6 +35,10 @@ class Curve:
             return cosine
         part = np.floor(middle * len(self.levels) / 24).astype(np.int64) % len(self.levels)
         return np.array(self.levels, dtype=np.float64)[part]
+
+
+EVEN = Curve()
+"""Traffic that is the same at every hour."""
 
 
 def expected_traffic(grid: TickGrid, curve: Curve) -> Float64:

@@ -39,7 +39,7 @@ class Prior:
         price per value 2^−slope times as much: what is cheap for its value is so for its value.
     """
 
-    weight: float = 20.0
+    weight: float = 60.0
     offset: float = 0.5
     sigma: float = 1.0
     value: float = 1.1
@@ -60,8 +60,8 @@ class Landscape(NamedTuple):
         lowest = bin_of(np.maximum(anchor, 1)) - _MIDDLE
         edges = least_in_bin(lowest[:, np.newaxis] + np.arange(WINDOW + 1))
         wins, exposure, value = (np.empty((len(anchor), WINDOW)) for _ in range(3))
-        centre = np.log(np.maximum(anchor, 1)) + prior.offset
-        _believe(np.log(edges), centre, np.log(np.maximum(anchor, 1)), tuple(vars(prior).values()), wins, exposure, value)
+        beliefs = tuple(vars(prior).values())
+        _believe(np.log(edges), np.log(np.maximum(anchor, 1)), beliefs, wins, exposure, value)
         return cls(lowest, wins, exposure, value)
 
     def learn(self, view: View, keep: float) -> Landscape:
@@ -77,7 +77,6 @@ class Landscape(NamedTuple):
         _learn(self, told, entered, place, part, keep, (wins, exposure, value))
         return Landscape(self.lowest, wins, exposure, value)
 
-
     def threshold(self, cost: Float64, target: Target) -> Float64:
         """The bid at which an opportunity is expected to cost so much (float64[n], micros), or the target's if lower.
 
@@ -87,6 +86,13 @@ class Landscape(NamedTuple):
         edges = least_in_bin(np.arange(self.lowest.min(), self.lowest.max() + WINDOW + 1))
         _threshold(self, edges, self.lowest - self.lowest.min(), cost, target, bid)
         return bid
+
+    def outlook(self, bid: Int64) -> Float64:
+        """What an opportunity is expected to bring at a bid (int64[n], micros): win, cost and value; float64[n, 3]."""
+        brought = np.zeros((len(self.lowest), 3))
+        edges = least_in_bin(np.arange(self.lowest.min(), self.lowest.max() + WINDOW + 1))
+        _outlook(self, edges, self.lowest - self.lowest.min(), bid, brought)
+        return brought
 
 
 class _Told(NamedTuple):
@@ -108,9 +114,7 @@ class Target(NamedTuple):
 
 
 @kernel
-def _threshold(
-    known: Landscape, edges: Float64, first: Int64, cost: Float64, target: Target, bid: Float64
-) -> None:
+def _threshold(known: Landscape, edges: Float64, first: Int64, cost: Float64, target: Target, bid: Float64) -> None:
     for i in range(bid.size):
         at = edges[first[i] : first[i] + WINDOW + 1]
         surviving, spent, got = 1.0, 0.0, 0.0
@@ -125,7 +129,9 @@ def _threshold(
             part = (cost[i] - spent) / paid
             if target.most[i] < math.inf:
                 # (spent so far + left · (spent + part · paid)) = most · (got so far + left · (got + part · worth))
-                room = target.most[i] * (target.got[i] + target.left[i] * got) - target.spent[i] - target.left[i] * spent
+                room = (
+                    target.most[i] * (target.got[i] + target.left[i] * got) - target.spent[i] - target.left[i] * spent
+                )
                 above = target.left[i] * (paid - target.most[i] * worth)
                 if above > 0:
                     part = min(part, room / above)
@@ -137,14 +143,32 @@ def _threshold(
 
 
 @kernel
-def _believe(
-    log_edge: Float64, centre: Float64, anchor: Float64, prior: Any, wins: Float64, exposure: Float64, value: Float64
-) -> None:
-    weight, _, sigma, worth, slope = prior
-    for i in range(wins.shape[0]):
-        above = 0.5 * math.erfc((log_edge[i, 0] - centre[i]) / sigma / math.sqrt(2.0))
+def _outlook(known: Landscape, edges: Float64, first: Int64, bid: Int64, brought: Float64) -> None:
+    for i in range(bid.size):
+        at = edges[first[i] : first[i] + WINDOW + 1]
+        surviving = 1.0
         for k in range(WINDOW):
-            after = 0.5 * math.erfc((log_edge[i, k + 1] - centre[i]) / sigma / math.sqrt(2.0))
+            if at[k] >= bid[i]:
+                break
+            if known.wins[i, k] <= 0:
+                continue
+            part = min(1.0, (bid[i] - at[k]) / (at[k + 1] - at[k]))
+            dying = surviving * -math.expm1(-part * known.wins[i, k] / known.exposure[i, k])
+            surviving -= dying
+            worth = dying * known.value[i, k] / known.wins[i, k]
+            brought[i, 0] += dying
+            brought[i, 1] += worth * 0.5 * (at[k] + min(at[k + 1], bid[i]))
+            brought[i, 2] += worth
+
+
+@kernel
+def _believe(log_edge: Float64, anchor: Float64, prior: Any, wins: Float64, exposure: Float64, value: Float64) -> None:
+    weight, offset, sigma, worth, slope = prior
+    for i in range(wins.shape[0]):
+        centre = anchor[i] + offset
+        above = 0.5 * math.erfc((log_edge[i, 0] - centre) / sigma / math.sqrt(2.0))
+        for k in range(WINDOW):
+            after = 0.5 * math.erfc((log_edge[i, k + 1] - centre) / sigma / math.sqrt(2.0))
             middle = 0.5 * (log_edge[i, k] + log_edge[i, k + 1])
             wins[i, k] = weight * (above - after)
             exposure[i, k] = weight * 0.5 * (above + after)

@@ -8,13 +8,13 @@ Research 62, 2014, re-solved at every view), the landscape being estimated from 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from agents.classic import WHOLE_BAND, Band, bids_in_reach
-from agents.horizon import Curve, Horizon
+from agents.horizon import EVEN, Curve, Horizon
 from agents.landscape import Landscape, Prior, Target
 from engine.actions import Knob, Proposals, Source, no_proposals, proposals
 from engine.campaigns import CampaignSet
@@ -22,6 +22,7 @@ from engine.events import BIDS, OPPORTUNITIES, SPEND
 from engine.policy import View
 from engine.units import Float64, Int64, TickGrid
 
+PRIOR = Prior()
 _LITTLE = 1e-9
 
 
@@ -36,6 +37,7 @@ class Knowledge(NamedTuple):
     got: Float64  # float64[n], value won since the period opened
     target: Float64  # float64[n], most cost per unit of value, micros; infinite: none
     seen: int = -1
+    tick_hours: float = 1.0  # length of a tick
 
 
 @dataclass(frozen=True)
@@ -48,22 +50,29 @@ class OnlineLP:
         The traffic that is expected over a day.
     half_life_hours:
         After so many hours an auction tells half as much of the market.
-    gain:
-        Share of the way to the wanted log bid that is asked for in a step.
     prior:
         What is believed of a market that was not seen yet.
+    expected_opportunities, expected_weight:
+        How many opportunities a period is expected to hold before any was seen, and how many periods' worth of seeing
+        that belief counts for; 0: nothing is believed.
     target_micros:
-        The most that a unit of value may cost on average over the period; infinite: only the budget binds.
+        The most that a unit of value may cost on average over the period, for all campaigns or for each; infinite: only
+        the budget binds.
     """
 
-    curve: Curve = Curve()
-    half_life_hours: float = 8.0
-    gain: float = 1.0
-    prior: Prior = Prior()
+    curve: Curve = EVEN
+    half_life_hours: float = 12.0
+    prior: Prior = PRIOR
+    expected_opportunities: float = 0.0
+    expected_weight: float = 1.0
     band: Band = WHOLE_BAND
     target_micros: float | tuple[float, ...] = math.inf
 
     looks_at_prices = True
+
+    def aiming_at(self, target: Float64) -> OnlineLP:
+        """The same with a target of its own for every campaign; float64[n], micros per unit of value."""
+        return replace(self, target_micros=tuple(target.tolist()))
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> Knowledge:
         """Nothing is known but the calendar."""
@@ -76,22 +85,25 @@ class OnlineLP:
             landscape=None,
             got=np.zeros(n),
             target=np.broadcast_to(np.asarray(self.target_micros, dtype=np.float64), n).copy(),
+            tick_hours=grid.tick_minutes / 60,
         )
 
     def propose(self, view: View, memory: Knowledge) -> tuple[Proposals, Knowledge]:
         """One bid per campaign that saw traffic, unless it would stay as it is."""
         memory = self.learn(view, memory)
+        return self.bids(view, memory, self.wanted(view, memory), "lp_km"), memory
+
+    def bids(self, view: View, memory: Knowledge, wanted: Float64, note: str) -> Proposals:
+        """Proposals towards wanted bids, of campaigns that saw traffic and have money, as near as one step gets."""
         bid = view.controls.bid
-        change = self.gain * np.log(self.wanted(view, memory) / np.maximum(bid, 1))
-        wanted = bids_in_reach(
-            view, bid * np.exp(change), self.band, memory.minimum, memory.maximum, memory.audience_start
-        )
-        kept_out = (view.recent[:, OPPORTUNITIES] > 0) & (view.recent[:, BIDS] == 0)
-        rows = np.flatnonzero((wanted != bid) & (view.recent[:, OPPORTUNITIES] > 0) & ~kept_out & ~view.controls.paused)
+        bounds = memory.minimum, memory.maximum, memory.audience_start
+        nearest = bids_in_reach(view, wanted, self.band, *bounds)
+        entered = view.recent[:, BIDS] > 0  # with no money left it enters nothing, and its bid rests
+        rows = np.flatnonzero((nearest != bid) & entered & ~view.controls.paused)
         if not rows.size:
-            return no_proposals(), memory
+            return no_proposals()
         versions = view.controls.version[rows, Knob.BID]
-        return proposals(rows, Knob.BID, wanted[rows], versions, Source.POLICY, "lp_km"), memory
+        return proposals(rows, Knob.BID, nearest[rows], versions, Source.POLICY, note)
 
     def learn(self, view: View, memory: Knowledge) -> Knowledge:
         """With what a view tells."""
@@ -99,7 +111,7 @@ class OnlineLP:
         known = memory.landscape
         if known is None:
             known = Landscape.unseen(view.controls.anchor[:, Knob.BID], self.prior)
-        hours = (view.tick - memory.seen) * 0.5
+        hours = (view.tick - memory.seen) * memory.tick_hours
         landscape = known.learn(view, 0.5 ** (hours / self.half_life_hours))
         won = np.bincount(view.prices.campaign, weights=view.prices.value_ppm, minlength=len(memory.got)) * 1e-6
         got = np.where(memory.horizon.closed(view.tick), 0.0, memory.got + won)
@@ -110,7 +122,14 @@ class OnlineLP:
         assert memory.landscape is not None
         closed = memory.horizon.closed(view.tick)
         spent = np.where(closed, 0.0, view.period[:, SPEND])
-        rate = view.lifetime[:, OPPORTUNITIES] / np.maximum(memory.horizon.gone(view.tick), _LITTLE)
-        left = np.maximum(rate * memory.horizon.left(view.tick), _LITTLE)
+        left = self.expected(view, memory)
         cost = np.maximum(view.controls.budget - spent, 0) / left
         return memory.landscape.threshold(cost, Target(memory.target, spent, memory.got, left))
+
+    def expected(self, view: View, memory: Knowledge) -> Float64:
+        """Opportunities that are still expected in the period, or in the next where it just closed; float64[n]."""
+        weight = self.expected_weight if self.expected_opportunities else 0.0
+        seen = view.lifetime[:, OPPORTUNITIES] + weight * self.expected_opportunities
+        rate = seen / np.maximum(memory.horizon.gone(view.tick) + weight, _LITTLE)
+        left: Float64 = np.maximum(rate * memory.horizon.left(view.tick), _LITTLE)
+        return left

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from engine.actions import Knob, Proposals
 from engine.campaigns import CampaignSet, Charging, ControlState, Period, apply
-from engine.events import COUNTS, SPEND
+from engine.events import COUNTS
 from engine.guard import check
 from engine.judgement import Judgement, Outcome
 from engine.limits import Limits
@@ -100,12 +100,19 @@ class Rollout:
 
     def act(self, proposed: Proposals) -> Judgement:
         """Have the guard judge what is proposed, and put in force what it approves."""
-        judgement = check(
-            self.campaigns, self.controls, proposed, self._limits, sequence=self.tick + 1, tick=self.tick
-        )
+        judgement = check(self.campaigns, self.controls, proposed, self._limits, sequence=self.tick + 1, tick=self.tick)
         if len(judgement.approved):
             self.controls, _ = apply(self.campaigns.layout, self.controls, judgement.approved)
         return judgement
+
+
+@runtime_checkable
+class Aiming(Protocol):
+    """A policy that keeps the average cost per unit of value below a target."""
+
+    def aiming_at(self, target: Float64) -> Policy:
+        """The same policy with a target for every campaign; float64[n], micros."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,9 @@ class Played:
 
 
 def play(policy: Policy, episodes: Episodes) -> Played:
-    """Play episodes through under a policy."""
+    """Play episodes through under a policy; where they have targets, one that can aim at them is told."""
+    if episodes.target is not None and isinstance(policy, Aiming):
+        policy = policy.aiming_at(episodes.target)
     rollout = Rollout(episodes)
     memory: Any = policy.start(rollout.campaigns, rollout.grid)
     n = len(episodes)

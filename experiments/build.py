@@ -14,6 +14,7 @@ import numpy as np
 
 from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
 from agents.ecpc import EcpcPid
+from agents.horizon import Curve
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import ACCOUNT, CampaignSet, Charging, ControlState, Period
@@ -322,7 +323,7 @@ def _policy(spec: _BuiltIn, limits: Limits, members: Int64) -> Policy:
             return PacingPI(_gains(spec.gains), band=_band(limits, members, Knob.BID))
         case settings.TrafficAwarePacing():
             band = _band(limits, members, Knob.BID)
-            return PacingPI(_gains(spec.gains), spec.traffic.amplitude, spec.traffic.peak_hour, band)
+            return PacingPI(_gains(spec.gains), Curve(spec.traffic.amplitude, spec.traffic.peak_hour), band)
         case settings.DailyBudgets():
             return DailyBudgets(spec.max_change, _band(limits, members, Knob.BUDGET))
         case settings.EcpcPid():

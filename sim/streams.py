@@ -76,7 +76,7 @@ def _draw(laws: Laws, start: Int64, value: Float64, price: Int64) -> None:
             to_normals(words, own, size, tail, place)
             for k in range(size):
                 log_price = min(laws.log_level[e, step] + laws.price_sigma[e] * heat[k], _LOG_MAX)
-                price[first + k] = max(np.int64(np.rint(math.exp(log_price))), 1)
+                price[first + k] = np.int64(max(np.rint(math.exp(log_price)), 1.0))
                 value[first + k] = math.exp(sigma * (correlation * heat[k] + rest * own[k]))
 
 
@@ -89,9 +89,7 @@ class Entry(NamedTuple):
     @classmethod
     def of(cls, episodes: int) -> Entry:
         """For so many episodes."""
-        return cls(
-            np.zeros((episodes, len(COUNTS)), dtype=np.int64), np.zeros((episodes, WINDOW, 2), dtype=np.int64)
-        )
+        return cls(np.zeros((episodes, len(COUNTS)), dtype=np.int64), np.zeros((episodes, WINDOW, 2), dtype=np.int64))
 
 
 @kernel

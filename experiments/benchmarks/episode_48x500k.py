@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from agents.classic import PacingPI
+from agents.horizon import Curve
 from engine.actions import Knob, Source
 from engine.campaigns import ControlState
 from engine.limits import Limits
@@ -58,7 +59,7 @@ def episode(auctions: int) -> Plan:
         peak_hour=_PEAK_HOUR,
     )
     budgets = np.full(len(campaigns), BUDGET_MICROS)
-    policy = PacingPI(amplitude=_AMPLITUDE, peak_hour=_PEAK_HOUR)
+    policy = PacingPI(curve=Curve(_AMPLITUDE, _PEAK_HOUR))
     return Plan(
         campaigns=campaigns,
         controls=ControlState.initial(campaigns, controls.bid, budgets),

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from agents.classic import PacingPI
+from agents.horizon import Curve
 from engine.actions import Knob, Source
 from engine.campaigns import ControlState
 from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, SPEND, Events, Opportunities, TickCounts
@@ -98,7 +99,7 @@ def steering(n: int, ticks: int) -> Plan:
     campaigns = alike([f"campaign-{place:05d}" for place in range(n)], [place % 2 for place in range(n)], *bounds)
     everybody = np.arange(n)
     curve = 1 + _AMPLITUDE * np.cos(2 * np.pi * (grid.hour + grid.tick_minutes / 120 - _PEAK_HOUR) / 24)
-    policy = PacingPI(amplitude=_AMPLITUDE, peak_hour=_PEAK_HOUR)
+    policy = PacingPI(curve=Curve(_AMPLITUDE, _PEAK_HOUR))
     return Plan(
         campaigns=campaigns,
         controls=ControlState.initial(campaigns, np.full(n, BID_MICROS), np.full(n, BUDGET_MICROS)),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.classic import expected_traffic
+from agents.horizon import Curve, expected_traffic
 from engine.events import COUNTS, SPEND
 from engine.limits import DEFAULT_BAND
 from engine.metrics import Reason, metrics
@@ -275,7 +275,7 @@ class _Plans:
         if key not in self._places:
             self._places[key] = len(self.curves)
             grid = _grid(self._table)
-            done = expected_traffic(grid, amplitude, peak)[flight] - (0 if flight else grid.day)
+            done = expected_traffic(grid, Curve(amplitude, peak))[flight] - (0 if flight else grid.day)
             self.curves.append([round(float(share), 5) for share in done[self._table.fine.last]])
         return self._places[key]
 

@@ -13,6 +13,7 @@ import pytest
 from agents.checks import check_policy
 from agents.classic import Constant, DailyBudgets, Gains, PacingPI
 from agents.ecpc import EcpcPid
+from agents.horizon import Curve
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Proposals, Source, no_proposals, proposals
 from engine.errors import BadInput
@@ -43,7 +44,7 @@ def test_every_registered_policy_passes(spec: dict[str, Any]) -> None:
     [
         Constant(),
         PacingPI(Gains(0.0, 0.0)),
-        PacingPI(amplitude=0.9),
+        PacingPI(curve=Curve(0.9)),
         DailyBudgets(),
         EcpcPid(reference_micros=400_000, base_bid_micros=690),
         Scripted({3: (Wish(0, Knob.BID, "sam", "", change=Fraction(-1, 5)), Wish(0, Knob.PAUSED, "sam", "", (1,)))}),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.classic import Constant, DailyBudgets, Gains, PacingPI
+from agents.horizon import Curve
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Note, Proposals, Source
 from engine.campaigns import CampaignSet, ControlState, Period
@@ -88,7 +89,7 @@ def test_several_ticks_since_the_last_view_are_one_longer_tick() -> None:
 
 def test_traffic_aware_means_planning_for_the_curve() -> None:
     """By noon a market with its peak at 18:00 has seen a third of its traffic: half the budget is ahead of plan."""
-    aware = PacingPI(Gains(proportional=0.0, integral=1.0), amplitude=0.5, peak_hour=18.0)
+    aware = PacingPI(Gains(proportional=0.0, integral=1.0), curve=Curve(0.5, 18.0))
     gone = sum(1 + 0.5 * np.cos(2 * np.pi * (hour + 0.5 - 18) / 24) for hour in range(12)) / 24
     assert gone < 0.35
     assert asked(aware, view(NOON, spent=BUDGET // 2), NOON - 1) == [int(BID * exp(gone - 0.5))]
@@ -163,7 +164,7 @@ def test_a_new_day_begins_without_a_debt() -> None:
 def test_a_day_of_23_or_25_hours_spends_its_plan(start: datetime, half_hours: int, amplitude: float) -> None:
     """A market where spend is bid × traffic; the first bid is a third too low, the second day is the odd one."""
     grid = TickGrid(start, 30, 48 + half_hours + 1, "Europe/Berlin")
-    campaigns, policy = campaign_set(), PacingPI(amplitude=amplitude, peak_hour=20.0)
+    campaigns, policy = campaign_set(), PacingPI(curve=Curve(amplitude, 20.0))
     memory = policy.start(campaigns, grid)
     curve = 1 + amplitude * np.cos(2 * np.pi * (grid.hour + 0.25 - 20) / 24)
     state, spent, day = controls(campaigns), 0, []
