@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from agents.horizon import EVEN, Curve, Horizon
+from agents.horizon import EVEN, Curves, Horizon
 from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
 from engine.campaigns import CampaignSet, most_bid
 from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
@@ -90,7 +90,7 @@ class PacingPI:
     """
 
     gains: Gains = Gains()
-    curve: Curve = EVEN
+    curve: Curves = EVEN
     band: Band = WHOLE_BAND
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Pace:

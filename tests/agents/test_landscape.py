@@ -151,3 +151,12 @@ def test_levels_are_those_of_equal_parts_of_the_local_day() -> None:
     grid = TickGrid(datetime(2026, 3, 2), 30, 48, "UTC")
     assert Curve(levels=(1.0, 3.0)).at(grid).tolist() == [1.0] * 24 + [3.0] * 24
     assert Curve(0.5, 12.0).at(grid)[[23, 47]] == pytest.approx([1.5, 0.5], abs=0.002)
+
+
+def test_every_campaign_may_have_a_curve_of_its_own() -> None:
+    grid = TickGrid(datetime(2026, 3, 2), 60, 7 * 24, "UTC")
+    week = Curve(week=tuple(np.repeat([1.0, 3.0], [5 * 24, 2 * 24])))
+    campaigns = replace(campaign_set((1, 1, 1)), period=np.array([Period.DAY, Period.FLIGHT, Period.FLIGHT]))
+    horizon = Horizon.of(campaigns, grid, (week, week, EVEN))
+    assert horizon.left(5 * 24 - 13) == pytest.approx([0.5, 1 - 4.5 / 11, 1 - 4.5 / 7])
+    assert horizon.gone(6 * 24 - 1) == pytest.approx([6.0, 8 / 11, 6 / 7])
