@@ -74,6 +74,15 @@ class Case:
         return [(Outcome(outcome), Reason(reason)) for outcome, reason in pairs]
 
 
+def of_three(weights: list[int]) -> Case:
+    """The same campaigns of three creatives, all with these weights."""
+    case = Case()
+    case.campaigns = campaign_set((3,) * N)
+    case.limits = replace(Limits.of(case.campaigns), day=DAY)
+    case.state = controls(case.campaigns, weights=np.array(weights * N))
+    return case
+
+
 def part(percent: int, campaign: int = 5, knob: Knob = Knob.BID, source: Source = Source.RULE) -> Proposals:
     """A change of a bid or a budget by some percent."""
     old = BID if knob is Knob.BID else BUDGET
@@ -199,9 +208,26 @@ def test_more_than_three_campaigns_at_once_wait_all_of_them() -> None:
     assert case.ask(*four) == [waits(Reason.MANY_CAMPAIGNS)] * 4
 
 
+def test_a_vector_is_a_large_step_as_a_whole() -> None:
+    case = of_three([400_000, 300_000, 300_000])
+    case.tried = {(0, Knob.WEIGHTS): 0}
+    assert case.ask(vector([480_000, 370_001, 149_999], Source.RULE)) == [waits(Reason.LARGE_CAMPAIGN)] * 3
+    assert case.ask(vector([480_000, 370_000, 150_000], Source.RULE)) == [LOW] * 3
+
+
+def test_a_vector_and_a_bid_of_one_round_are_judged_each_by_its_own_step() -> None:
+    assert Case().ask(vector([600_000, 400_000], Source.RULE, 4), part(5)) == [LOW] * 3
+    assert Case().ask(vector([600_000, 400_000], Source.RULE, 4), part(7)) == [
+        LOW,
+        LOW,
+        waits(Reason.LARGE_SPEND_CHANGE),
+    ]
+
+
 def test_a_creative_that_was_never_shown_waits() -> None:
     case = Case()
     case.state = controls(case.campaigns, weights=np.array([1_000_000, 0] * N))
+    assert case.ask(vector([999_999, 1], Source.RULE, 5)) == [waits(Reason.EXTRAPOLATION)] * 2
     assert case.ask(vector([900_000, 100_000], Source.RULE, 5)) == [waits(Reason.EXTRAPOLATION)] * 2
 
 
@@ -210,9 +236,7 @@ def test_a_creative_that_stays_unshown_is_no_extrapolation() -> None:
     case.state = controls(case.campaigns, weights=np.array([1_000_000, 0] * N))
     person = vector([1_000_000, 0], Source.PERSON, 5)
     assert case.judge(person).count(Outcome.APPROVED) == 0  # no change at all
-    three = campaign_set((3,) * N)
-    case.campaigns, case.limits = three, replace(Limits.of(three), day=DAY)
-    case.state = controls(three, weights=np.array([600_000, 400_000, 0] * N))
+    case = of_three([600_000, 400_000, 0])
     assert case.ask(vector([580_000, 420_000, 0], Source.RULE, 5)) == [LOW] * 3
     assert case.ask(vector([580_000, 400_000, 20_000], Source.RULE, 5)) == [waits(Reason.EXTRAPOLATION)] * 3
 

@@ -17,7 +17,7 @@ from engine.judgement import NO_OFFER, Impact, Outcome, Reason
 from engine.ledger import fold
 from engine.limits import MOST_MODIFIER, Limits
 from engine.standing import Quarantine, Standing
-from engine.units import PPM
+from engine.units import MAX_MICROS, PPM
 from tests.engine.builders import (
     BID,
     BUDGET,
@@ -29,6 +29,7 @@ from tests.engine.builders import (
     mandated,
     modified,
     wish,
+    with_limits,
 )
 from tests.engine.test_impact import DAY, LOW, SPEND_A_DAY, TICK, Case, rolled_back, waits
 
@@ -204,6 +205,14 @@ def test_the_band_follows_an_audience_that_was_approved_as_a_target() -> None:
     assert fold(desk.close()).state.equals(desk.state)  # type: ignore[union-attr]
 
 
+def test_a_new_audience_of_one_campaign_holds_no_other_campaigns_change_back() -> None:
+    desk = desk_of([0, PPM, PPM], campaigns=6)
+    rises = {1: 1_100_000}
+    assert answer(desk, modified(rises), modified({0: PPM}, Source.RULE, 5)) == [YES, TARGETS]
+    rows = modified(rises, Source.RULE), modified({0: PPM}, Source.RULE, 2)
+    assert answer(desk, *rows, granted=[False, True]) == [YES, YES]
+
+
 def test_a_mandate_does_not_cover_which_audiences_are_targets() -> None:
     run = campaign_set((1, 1), audiences=AUDIENCES)
     rows = Proposals.concatenate([modified({0: PPM, 1: 1_100_000}), modified({0: 1_100_000}, campaign=1)])
@@ -226,6 +235,7 @@ def test_what_a_party_wants_of_several_audiences_stands_or_falls_together() -> N
 def test_an_audience_that_does_not_exist_takes_down_what_is_beside_it() -> None:
     stray = no(Reason.UNKNOWN_TARGET)
     assert answer(desk_of(), modified({0: 1_100_000, 3: 1_100_000})) == [BESIDE, stray]
+    assert answer(desk_of(campaigns=2), modified({0: 1_100_000, 3: 1_100_000}, campaign=1)) == [BESIDE, stray]
     others = wish(BID + 1), modified({0: 1_100_000}, Source.RULE), modified({1: 1_100_000}, campaign=1)
     assert answer(desk_of(campaigns=2), modified({3: 1}), *others) == [stray, YES, YES, YES]
     assert answer(desk_of(), modified({0: 1_100_000}, campaign=7)) == [stray]
@@ -327,6 +337,17 @@ def test_where_less_than_a_micro_is_left_nothing_is_offered() -> None:
     desk = Desk(run, limits=Limits.of(run))
     rows = wish(BUDGET * 5 // 4 - 10, Knob.BUDGET), modified({0: PPM + 1})
     assert answer(desk, *rows, granted=[True, True]) == [YES, no(Reason.JOINT_EXPOSURE)]
+
+
+def test_what_is_left_is_exact_to_the_micro_for_the_largest_amounts() -> None:
+    run = campaign_set((1,))
+    bid, budget, raised = 500_000_000_000_012, 600_000_000_000_000, 660_000_000_000_001
+    limits = with_limits(Limits.of(run), maximum=MAX_MICROS)
+    desk = Desk(run, controls(run, bid, budget), limits)
+    offer = bid * 1_250_000 * budget // (raised * PPM)  # 0.96 of a micro more would be too much
+    rises = wish(raised, Knob.BUDGET)
+    assert answer(desk, wish(offer + 1), rises, granted=[True] * 2) == [no(Reason.JOINT_EXPOSURE, offer), YES]
+    assert answer(desk, wish(offer), rises, granted=[True] * 2) == [YES, YES]
 
 
 def test_a_bid_that_was_refused_takes_nothing_from_the_modifiers() -> None:
