@@ -21,7 +21,7 @@ from engine.prices import Prices
 
 @dataclass(frozen=True)
 class Advanced:
-    """The world moved on: counts of the campaigns' cells over a span of ticks, and its wins by price if it tells them."""
+    """The world moved on: counts of the campaigns' cells over a span of ticks, and wins by their price if it tells."""
 
     counts: TickCounts
     prices: Prices | None = None

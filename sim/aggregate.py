@@ -60,7 +60,7 @@ class AggregateWorldFactory(WorldFactory):
         if self.record_events or self.record_opportunities:
             raise ValueError(f"the aggregate fidelity draws counts, and nothing that could be recorded: {detail}")
         if self.tell_prices:
-            raise ValueError(f"tell_prices (=True) must be False in the aggregate fidelity, which sums prices: {detail}")
+            raise ValueError(f"tell_prices (=True) needs single wins, which the aggregate fidelity sums up: {detail}")
         if self.attribution is not None:
             raise ValueError(f"the aggregate fidelity knows no single clicks to credit conversions to: {detail}")
         if slots > 1:

@@ -36,7 +36,7 @@ def told(won: Won, *, asked: bool) -> Prices | None:
 def count_win(won: Won, c: int, bid: int, price: int, value: float) -> None:
     """Count a win of campaign c by its price over its own bid for this very opportunity, times its bid in force.
 
-    So the opportunity's value and its audience's modifier cancel; no price is above the bid, and no bin above the bid's.
+    So the opportunity's value and its audience's modifier cancel, and no bin is above that of the bid in force.
     """
     price_per_value = np.float64(np.float64(price) / np.float64(bid) * won.bid[c])
     place = (price_per_value.view(np.int64) >> MANTISSA_BITS) - BIN_OF_ONE - won.lowest[c]

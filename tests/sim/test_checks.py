@@ -75,7 +75,7 @@ def test_every_registered_world_passes(path: Path) -> None:
 
 @pytest.mark.parametrize("record", ["", "events opportunities"])
 def test_a_small_account_passes(record: str) -> None:
-    factory, controls = world_of(test_world.CAMPAIGNS, test_world.MARKETS, record=record)
+    factory, controls = world_of(test_world.CAMPAIGNS, test_world.MARKETS, record=record, tell_prices=bool(record))
     check_world(factory, controls, forgets_after=35)
 
 
@@ -98,6 +98,7 @@ def test_a_world_with_everything_switched_on_passes(credit: Any) -> None:
         attribution=attribution,
         troubles=TROUBLES,
         mishaps=mishaps,
+        tell_prices=True,
     )
     check_world(factory, controls)
 
@@ -106,7 +107,7 @@ def test_what_was_recorded_passes_as_a_source_of_its_own() -> None:
     factory, controls = world_of(test_world.CAMPAIGNS, test_world.MARKETS, record="opportunities")
     rows = run(factory(everyone(factory)), controls, (0, GRID.ticks)).opportunities
     first_price = tuple(market.first_price for market in factory.markets)
-    check_world(AuctionReplayFactory(factory.campaigns, GRID, rows, first_price), controls)
+    check_world(AuctionReplayFactory(factory.campaigns, GRID, rows, first_price, tell_prices=True), controls)
 
 
 @pytest.mark.parametrize(

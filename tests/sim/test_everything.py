@@ -38,7 +38,7 @@ from sim.rng import PRICE, VALUE, key_of, normal, uniform, word
 from sim.traffic import Traffic, TrafficChange
 from sim.troubles import NO_TROUBLES, Spell, Troubles
 from sim.world import WorldFactory
-from tests.sim.builders import Campaign, everyone, run, same, world_of
+from tests.sim.builders import Campaign, everyone, run, same, same_prices, world_of
 from tests.sim.test_physics import STARTS
 
 TICKS = 60
@@ -147,12 +147,14 @@ def worlds(draw: DrawFn) -> tuple[WorldFactory, ControlState]:
         people=PEOPLE_HERE,
         attribution=attribution,
         troubles=draw(st.sampled_from([NO_TROUBLES, troubles])),
+        tell_prices=True,
     )
 
 
 def assert_same(one: Batch, other: Batch) -> None:
     assert np.array_equal(one.counts.values, other.counts.values)
     assert same(one.events, other.events)
+    assert same_prices(one.prices, other.prices)
     assert np.array_equal(one.truth, other.truth) if one.truth is not None else other.truth is None
 
 
@@ -174,9 +176,13 @@ def test_neither_cuts_nor_groups_of_markets_nor_a_restored_state_nor_recording_c
     rest = run(source, controls, (first, *later, TICKS))
     assert np.array_equal(np.concatenate((begun.counts.values, rest.counts.values)), whole.counts.values)
     assert same(Events.concatenate([begun.events, rest.events]), whole.events)
+    assert whole.prices is not None
+    assert begun.prices is not None
+    assert rest.prices is not None
+    assert same_prices(begun.prices.plus(rest.prices), whole.prices)
     source.restore(state)
     assert_same(run(source, controls, (first, TICKS)), rest)
-    silent = replace(factory, record_events=False)
+    silent = replace(factory, record_events=False, tell_prices=False)
     assert np.array_equal(run(silent(everyone(silent)), controls, FULL).counts.values, whole.counts.values)
     joined = factory.joined[factory.campaigns.market]
     for group in np.unique(joined):
@@ -186,7 +192,7 @@ def test_neither_cuts_nor_groups_of_markets_nor_a_restored_state_nor_recording_c
         mine = replace(whole.counts, values=whole.counts.values[:, cells])
         truth = None if whole.truth is None else whole.truth[:, cells]
         events = whole.events.take(np.isin(whole.events.campaign, members))
-        assert_same(part, replace(whole, counts=mine, events=events, truth=truth))
+        assert_same(part, replace(whole, counts=mine, events=events, truth=truth, prices=whole.prices.select(members)))
 
 
 @pytest.mark.slow
