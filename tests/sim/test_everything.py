@@ -29,6 +29,7 @@ from engine.events import (
     fold,
 )
 from engine.policy import Batch
+from engine.prices import bin_of, lowest_bins
 from engine.units import PPM, Int64, TickGrid
 from sim.attribution import Attribution, last_click, linear, position_based
 from sim.auction import Answer, BotClicks, Drift, Market, PriceShock, Regimes, Segment, bid_for
@@ -220,6 +221,7 @@ def test_no_world_with_everything_switched_on_breaks_the_physics(
         resting = controls.paused[factory.campaigns.cell_campaign]
         assert not batch.counts.values[:, resting, BIDS].any()
         assert_paid_within_bids(factory, controls, batch.events)
+        assert_every_impression_is_priced(factory, controls, batch)
     counts = np.concatenate([batch.counts.values for batch in batches])
     assert_counts_are_possible(factory, counts)
     events = Events.concatenate([batch.events for batch in batches])
@@ -255,6 +257,20 @@ def assert_credit_is_whole(factory: WorldFactory, counts: Int64, truth: Int64) -
     assert booked <= credited < booked + factory.campaigns.cells * PPM
     if factory.attribution is not None and not factory.attribution.lost_ids:  # its own click is always in the window
         assert credited == caused * PPM
+
+
+def assert_every_impression_is_priced(factory: WorldFactory, controls: ControlState, batch: Batch) -> None:
+    """And none above the bid in force."""
+    prices = batch.prices
+    assert prices is not None
+    wins, value = (np.zeros(len(factory.campaigns), dtype=np.int64) for _ in range(2))
+    np.add.at(wins, prices.campaign, prices.wins)
+    np.add.at(value, prices.campaign, prices.value_ppm)
+    assert np.array_equal(wins, batch.counts.of_campaigns(factory.campaigns.cell_start)[:, :, IMPRESSIONS].sum(axis=0))
+    assert (prices.bin <= bin_of(np.maximum(controls.bid, 1))[prices.campaign]).all()
+    assert (prices.bin >= lowest_bins(controls.bid)[prices.campaign]).all()
+    certain = factory.response.value_sigma == 0
+    assert np.array_equal(value[certain], wins[certain] * PPM)
 
 
 def assert_paid_within_bids(factory: WorldFactory, controls: ControlState, events: Events) -> None:
