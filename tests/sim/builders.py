@@ -178,9 +178,8 @@ def priced(rows: Opportunities, bid: Int64) -> Prices:
     lowest = lowest_bins(bid)
     place = np.clip(bin_of(per_value) - lowest[rows.campaign], 0, WINDOW - 1)
     won = np.zeros((len(bid), WINDOW, 2), dtype=np.int64)
-    np.add.at(
-        won, (rows.campaign, place), np.stack((np.ones(len(rows)), np.rint(rows.value * PPM)), 1).astype(np.int64)
-    )
+    np.add.at(won[:, :, 0], (rows.campaign, place), 1)
+    np.add.at(won[:, :, 1], (rows.campaign, place), np.rint(rows.value * PPM).astype(np.int64))
     return Prices.of(won, lowest)
 
 
