@@ -425,9 +425,9 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
     """Hold every auction of a span of ticks.
 
     Adds to `counts` (int64[t, cells, len(COUNTS)], all but what follows a click) and brings `past` up to date.
-    `recording` is (impressions, opportunities); impressions are counted in `won` by their price, where it has room for
-    them. Returns tables of people's clicks, impressions and opportunities, their
-    columns as in `*_COLUMNS`, and beside the last one value and predicted CTR.
+    `recording` is (impressions, opportunities). Where `won` has room for them, impressions are counted in it by their
+    price. Returns tables of people's clicks, impressions and opportunities, their columns as in `*_COLUMNS`, and beside
+    the last one value and predicted CTR.
     """
     record_impressions, record_opportunities = recording
     tell_prices = won.counts.shape[0] > 0
