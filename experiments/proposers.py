@@ -70,10 +70,12 @@ class _Served:
         """The traffic curve of each one's market; of a log none is known, and all hours are alike."""
         if not isinstance(self.config, SimulationConfig):
             return (EVEN,) * len(self.members)
-        markets = self.config.markets
-        return tuple(
-            _curve(markets[self.campaigns.markets[place]].traffic) for place in self.campaigns.market[self.members]
-        )
+        return tuple(_curve(self.config.markets[market].traffic) for market in self.markets)
+
+    @property
+    def markets(self) -> list[str]:
+        """The market of each one."""
+        return [self.campaigns.markets[place] for place in self.campaigns.market[self.members]]
 
 
 def _curve(traffic: settings.MarketTraffic) -> Curve:
