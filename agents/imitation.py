@@ -1,0 +1,281 @@
+"""Imitation of hindsight: a network learns by how much to correct LP-KM's plan. Training only; needs torch.
+
+At every step of an episode hindsight knows the threshold at which the money left buys the most of what is still to
+come (`sim.oracle` for the rest of the horizon). The network learns its logarithm against LP-KM's plan from what LP-KM
+can see. Whose steps are learned from matters: after a first round on LP-KM's own, episodes are played by the network
+that was learned so far, and all rounds are kept (DAgger: Ross, Gordon and Bagnell, AISTATS 2011).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from agents.features import NAMES
+from agents.learned import Layer, Learned, Model
+from agents.lp import OnlineLP
+from agents.rollout import Rollout
+from engine.units import Float64, Int64
+from sim.bidding import BiddingTask, Episodes
+from sim.kernel import kernel
+from sim.streams import Streams
+
+_LEAST_SCALE = 1e-3
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """How imitation goes.
+
+    Parameters
+    ----------
+    rounds, episodes:
+        Rounds of playing and learning, and episodes played in each, split evenly between the tasks.
+    hidden:
+        Widths of the network's hidden layers.
+    epochs, last_epochs:
+        Passes over all that was seen so far, in each round and in the last.
+    batch, learning_rate:
+        Of Adam; the rate falls to nothing along a cosine in every round.
+    huber:
+        Errors of the log threshold beyond this count linearly.
+    target_share:
+        Where there is a target, hindsight and LP-KM aim at this share of it.
+    target_quantile:
+        Where there is a target, an error upwards weighs `1 − q` and one downwards `q`: below ½ for caution.
+    reach:
+        Labels and residuals lie in [−reach, reach].
+    """
+
+    rounds: int = 8
+    episodes: int = 2000
+    hidden: tuple[int, ...] = (64, 64)
+    epochs: int = 4
+    last_epochs: int = 12
+    batch: int = 1024
+    learning_rate: float = 2e-3
+    huber: float = 0.3
+    target_share: float = 1.0
+    target_quantile: float = 0.5
+    reach: float = 1.0
+
+
+class Lessons(NamedTuple):
+    """What is learned from: m steps of episodes."""
+
+    observation: Float64  # float64[m, features]
+    label: Float64  # float64[m], log of hindsight's threshold over the plan, within the reach
+    weight: Float64  # float64[m], share of the episode's traffic that the next step has, over its mean
+    targeted: Float64  # float64[m], 1 where there is a target
+
+    @classmethod
+    def together(cls, parts: Sequence[Lessons]) -> Lessons:
+        """All of them, in order."""
+        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def imitate(
+    tasks: Sequence[BiddingTask],
+    lp: OnlineLP,
+    settings: Imitation,
+    seed: int,
+    after: Callable[[int, float, Model], None] = lambda *_: None,
+) -> Model:
+    """Train a model on several tasks; the same arguments, the same weights on one machine.
+
+    Parameters
+    ----------
+    tasks:
+        What episodes are drawn from; one network learns them all.
+    lp:
+        The linear programme to correct.
+    seed:
+        Of episodes, weights and order.
+    after:
+        Told after every round: its number, the mean loss of its last pass, and the model so far.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    net = network(settings.hidden)
+    model = _model(net, _Scaling.none(), lp, settings)
+    seen: list[Lessons] = []
+    scaling = None
+    for number in range(settings.rounds):
+        share = settings.episodes // len(tasks)
+        places = np.arange(number * share, (number + 1) * share)
+        seen.extend(lessons(model, task.draw(seed, places)) for task in tasks)
+        known = Lessons.together(seen)
+        scaling = scaling or _Scaling.of(known.observation)  # later rounds keep it: weights are learned in its units
+        last = number == settings.rounds - 1
+        loss = _learn(net, known, scaling, settings, settings.last_epochs if last else settings.epochs)
+        model = _model(net, scaling.reaching(known.observation), lp, settings)
+        after(number, loss, model)
+    return model
+
+
+def network(hidden: Sequence[int]) -> nn.Sequential:
+    """Linear layers with softsigns between them, whose output begins as nought: LP-KM's own plan."""
+    widths = (len(NAMES), *hidden)
+    parts: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        parts += [nn.Linear(before, after), nn.Softsign()]
+    last = nn.Linear(widths[-1], 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*parts, last)
+
+
+def lessons(model: Model, episodes: Episodes) -> Lessons:
+    """Play episodes under a model, and note at every step what hindsight would have planned."""
+    policy = Learned(model)
+    if episodes.target is not None:
+        policy = policy.aiming_at(episodes.target)
+    rollout = Rollout(episodes)
+    memory = policy.start(rollout.campaigns, rollout.grid)
+    teacher = _Teacher.of(episodes, model.target_share)
+    traffic = np.diff(episodes.streams.start).reshape(len(episodes), episodes.steps)
+    traffic = traffic / traffic.mean(axis=1, keepdims=True)
+    parts = []
+    while True:
+        view = rollout.advance()
+        if rollout.done:
+            return Lessons.together(parts)
+        noticed, memory = policy.notice(view, memory)
+        best = teacher.threshold(rollout)
+        label = np.clip(np.log(np.maximum(best, 1.0) / noticed.plan), -model.reach, model.reach)
+        targeted = np.full(len(episodes), float(episodes.target is not None))
+        parts.append(Lessons(noticed.observation, label, traffic[:, rollout.tick + 1], targeted))
+        rollout.act(policy.bids(view, memory, noticed, model.residual(noticed.observation)))
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """Hindsight of the rest of n episodes."""
+
+    episodes: Episodes
+    order: Int64  # of every episode's opportunities by price per value
+    target: Float64  # float64[n], micros per unit of value; infinite: none
+
+    @classmethod
+    def of(cls, episodes: Episodes, target_share: float) -> _Teacher:
+        n = len(episodes)
+        order = np.empty(len(episodes.streams.value), dtype=np.int64)
+        _order(episodes.streams, episodes.steps, n, order)
+        target = np.full(n, np.inf) if episodes.target is None else target_share * episodes.target
+        return cls(episodes, order, target)
+
+    def threshold(self, rollout: Rollout) -> Float64:
+        """The price per value up to which the rest is best bought after a rollout's last step; float64[n], micros."""
+        found = np.empty(len(self.episodes))
+        left = (self.episodes.budget - rollout.charged).astype(np.float64)
+        so_far = rollout.charged.astype(np.float64), rollout.value_ppm * 1e-6
+        streams, steps = self.episodes.streams, self.episodes.steps
+        _remaining(streams, steps, self.order, rollout.tick + 1, left, self.target, *so_far, found)
+        return found
+
+
+@kernel
+def _order(streams: Streams, steps: int, episodes: int, order: Int64) -> None:
+    for e in range(episodes):
+        first, end = streams.start[e * steps], streams.start[(e + 1) * steps]
+        order[first:end] = np.argsort(streams.price[first:end] / streams.value[first:end])
+
+
+@kernel
+def _remaining(
+    streams: Streams, steps: int, order: Int64, step: int, left: Float64, target: Float64, spent: Float64,
+    got: Float64, found: Float64,
+) -> None:  # fmt: skip
+    """As `sim.oracle` buys, of what comes from a step on, with what was spent and got before it."""
+    for e in range(left.size):
+        first, end = streams.start[e * steps], streams.start[(e + 1) * steps]
+        begins = streams.start[e * steps + step] - first
+        cost, value, threshold = 0.0, got[e], 0.0
+        for j in range(first, end):
+            if order[j] < begins:
+                continue
+            k = first + order[j]
+            price = streams.price[k]
+            threshold = price / streams.value[k]
+            part = (left[e] - cost) / price
+            above = price - target[e] * streams.value[k]
+            if above > 0:
+                part = min(part, (target[e] * value - spent[e] - cost) / above)
+            if part < 1:
+                break
+            cost += price
+            value += streams.value[k]
+        found[e] = threshold
+
+
+class _Scaling(NamedTuple):
+    """How observations are brought to one scale, and how far they reach; each float64[features]."""
+
+    mean: Float64
+    scale: Float64
+    low: Float64
+    high: Float64
+
+    @classmethod
+    def none(cls) -> _Scaling:
+        wide = len(NAMES)
+        return cls(np.zeros(wide), np.ones(wide), np.full(wide, -1e9), np.full(wide, 1e9))
+
+    @classmethod
+    def of(cls, observation: Float64) -> _Scaling:
+        scale = observation.std(axis=0) + _LEAST_SCALE
+        return cls(observation.mean(axis=0), scale, observation.min(axis=0), observation.max(axis=0))
+
+    def reaching(self, observation: Float64) -> _Scaling:
+        return self._replace(low=observation.min(axis=0), high=observation.max(axis=0))
+
+    def apply(self, observation: Float64) -> torch.Tensor:
+        return torch.as_tensor((observation - self.mean) / self.scale, dtype=torch.float32)
+
+
+def _learn(net: nn.Sequential, known: Lessons, scaling: _Scaling, settings: Imitation, epochs: int) -> float:
+    """Passes over lessons; the mean loss of the last."""
+    observation = scaling.apply(known.observation)
+    label, weight, targeted = (torch.as_tensor(column, dtype=torch.float32) for column in known[1:])
+    optimiser = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
+    batches = -(-len(label) // settings.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * batches)
+    total = 0.0
+    for _ in range(epochs):
+        total = 0.0
+        for rows in _batches(len(label), settings.batch):
+            error = net(observation[rows])[:, 0] - label[rows]
+            loss = _loss(error, targeted[rows], settings).mul(weight[rows]).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach()) / batches
+    return total
+
+
+def _batches(count: int, size: int) -> Iterator[torch.Tensor]:
+    return iter(torch.randperm(count).split(size))
+
+
+def _loss(error: torch.Tensor, targeted: torch.Tensor, settings: Imitation) -> torch.Tensor:
+    """Huber's, tilted where there is a target."""
+    huber = nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=settings.huber)
+    upwards = torch.where(error > 0, 1 - settings.target_quantile, settings.target_quantile) * 2
+    return huber * torch.where(targeted > 0, upwards, torch.ones_like(upwards))
+
+
+def _model(net: nn.Sequential, scaling: _Scaling, lp: OnlineLP, settings: Imitation) -> Model:
+    layers = tuple(
+        Layer(part.weight.detach().numpy().T.astype(np.float64), part.bias.detach().numpy().astype(np.float64))
+        for part in net
+        if isinstance(part, nn.Linear)
+    )
+    return Model(layers, *scaling, lp=lp, reach=settings.reach, target_share=settings.target_share)
+
+
