@@ -1,10 +1,8 @@
 """A learned policy: a small network that corrects LP-KM's plan, read from one file and run without torch.
 
 The wanted bid is plan · exp(r): the plan is the bid that the linear programme wants (`agents.lp`), r in [−1, 1] is what
-the network makes of the observation (`agents.features`); r = 0 is LP-KM itself. The network is evaluated row by row in
-a fixed order of operations, with an activation that IEEE 754 defines exactly (softsign), so that a campaign's bid
-depends neither on what it is grouped with nor on a linear-algebra library; r is rounded to a grid all the same, which
-swallows the last digit that logarithms of two machines may differ in.
+the network makes of the observation (`agents.features`); r = 0 is LP-KM itself. The network is evaluated in chunks of one size and
+r rounded to a grid, so that a campaign's bid does not depend on what it is grouped with.
 """
 
 from __future__ import annotations
@@ -32,11 +30,12 @@ from engine.errors import BadInput
 from engine.events import OPPORTUNITIES
 from engine.policy import View
 from engine.units import Bool, Float64, TickGrid
-from sim.kernel import kernel
 
 SCHEMA_VERSION = 1
 GRID = 1e-6
 """Residuals are multiples of this: a millionth of a bid."""
+CHUNK = 128
+"""Campaigns that go through the network together."""
 NOTE = "learned"
 FALLBACK_NOTE = "lp_km: observation out of range"
 _POLICIES = Path(__file__).parent / "policies"
@@ -146,10 +145,7 @@ class Model:
     def residual(self, observation: Float64) -> Float64:
         """What the network makes of finite observations, float64[n, features], on its grid; float64[n]."""
         values = (np.clip(observation, self.low, self.high) - self.mean) / self.scale
-        for layer in self.layers[:-1]:
-            values = _through(values, *layer, True)
-        last = _through(values, *self.layers[-1], False)[:, 0]
-        rounded: Float64 = np.rint(np.clip(last, -self.reach, self.reach) / GRID) * GRID
+        rounded: Float64 = np.rint(np.clip(_through(self.layers, values), -self.reach, self.reach) / GRID) * GRID
         return rounded
 
     def save(self, path: Path) -> None:
@@ -230,22 +226,19 @@ def _difference(features: tuple[str, ...]) -> str:
     return f"(={len(features)} of them) of a learned policy must be the {len(NAMES)} of this version"
 
 
-@kernel
-def _through(values: Float64, weights: Float64, bias: Float64, between: bool) -> Float64:  # noqa: FBT001 - a kernel
-    """One layer, row by row: every output sums its inputs in their order, so no row depends on its neighbours."""
-    rows, columns = values.shape
-    after = np.empty((rows, bias.size))
-    for i in range(rows):
-        for j in range(bias.size):
-            after[i, j] = bias[j]
-        for k in range(columns):
-            value = values[i, k]
-            for j in range(bias.size):
-                after[i, j] += value * weights[k, j]
-        if between:
-            for j in range(bias.size):
-                after[i, j] /= 1.0 + abs(after[i, j])
-    return after
+def _through(layers: tuple[Layer, ...], values: Float64) -> Float64:
+    """The network's outputs, in chunks of one size whatever n is: a matrix product's last digits depend on its shape."""
+    padded = np.zeros((-(-len(values) // CHUNK) * CHUNK, values.shape[1]))
+    padded[: len(values)] = values
+    outputs = np.empty(len(padded))
+    for begin in range(0, len(padded), CHUNK):
+        chunk = padded[begin : begin + CHUNK]
+        for layer in layers[:-1]:
+            chunk = chunk @ layer.weights
+            chunk += layer.bias
+            chunk /= 1 + np.abs(chunk)
+        outputs[begin : begin + CHUNK] = (chunk @ layers[-1].weights + layers[-1].bias)[:, 0]
+    return outputs[: len(values)]
 
 
 class Noticed(NamedTuple):
