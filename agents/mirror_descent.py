@@ -16,7 +16,7 @@ import numpy as np
 from agents.classic import WHOLE_BAND, Band, bids_in_reach, rows_of_bids
 from agents.horizon import EVEN, Curve, Horizon
 from agents.targets import NO_TARGET, TargetMicros, Won, aims
-from engine.actions import Knob, Proposals
+from engine.actions import Proposals
 from engine.campaigns import CampaignSet
 from engine.events import OPPORTUNITIES, SPEND
 from engine.policy import View

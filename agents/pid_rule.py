@@ -101,4 +101,5 @@ class PidRule:
         budget = np.maximum(view.controls.budget, 1)
         left = np.maximum(budget - np.maximum(view.period[:, SPEND] - spent, 0), 0)
         wanted = left * np.minimum(gone / np.maximum(ahead, _LITTLE), 1.0)
-        return np.maximum(wanted, 1.0) / np.maximum(spent, 1.0)
+        ratio: Float64 = np.maximum(wanted, 1.0) / np.maximum(spent, 1.0)
+        return ratio

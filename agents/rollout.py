@@ -64,8 +64,8 @@ def campaigns_of(episodes: int) -> CampaignSet:
 class Rollout:
     """n episodes side by side, one step at a time: `advance`, then `act`, until `done`.
 
-    Bids are proposed no farther than `largest_step` from the one in force, as a share of it: 1/4, the guard's own, leaves
-    to it what is proposed, a smaller one stands for a narrower guard.
+    Bids are proposed no farther than `largest_step` from the one in force, as a share of it: 1/4, the guard's own,
+    leaves to it what is proposed, a smaller one stands for a narrower guard.
     """
 
     def __init__(self, episodes: Episodes, largest_step: Fraction = LARGEST_STEP) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from agents.horizon import Horizon
 from engine.events import SPEND
 from engine.policy import View
-from engine.units import Float64
+from engine.units import Float64, Int64
 
 TargetMicros = float | tuple[float, ...]
 """For all campaigns, or for each; infinite: only the budget binds."""
@@ -56,7 +56,7 @@ class Won(NamedTuple):
         return lately, _log_room(self.most, self.got, period)
 
 
-def _log_room(most: Float64, got: Float64, spent: Float64) -> Float64:
+def _log_room(most: Float64, got: Float64, spent: Int64) -> Float64:
     allowed = np.where(got > 0, most, np.inf) * np.where(got > 0, got, 1.0)
     room: Float64 = np.log(np.maximum(allowed, 1.0) / np.maximum(spent, 1.0))
     return room

@@ -82,8 +82,8 @@ class Prices:
 
     def value_of(self, campaigns: int) -> Float64:
         """What each of so many campaigns won, relative to the reference opportunity; float64[campaigns]."""
-        value: Float64 = np.bincount(self.campaign, weights=self.value_ppm, minlength=campaigns) * 1e-6
-        return value
+        value = np.bincount(self.campaign, weights=self.value_ppm, minlength=campaigns)
+        return np.asarray(value * 1e-6, dtype=np.float64)
 
     def plus(self, later: Prices) -> Prices:
         """Both together, of the same campaigns."""
