@@ -37,6 +37,7 @@ class Curve:
         return np.array(self.levels, dtype=np.float64)[part]
 
 
+_LITTLE = 1e-9
 EVEN = Curve()
 """Traffic that is the same at every hour."""
 
@@ -88,3 +89,14 @@ class Horizon(NamedTuple):
         """Traffic since the run began, in periods' worth."""
         gone: Float64 = self.traffic[self.period, tick]
         return gone
+
+    def coming(self, tick: int, seen: Int64, hoped: float, weight: float) -> Float64:
+        """Opportunities that are still expected in the period, or in the next where it just closed; float64[n], > 0.
+
+        `seen` (int64[n]) were counted since the run began. A period was expected to hold `hoped` of them before any was
+        seen, a belief that counts for `weight` periods' worth of seeing; 0 hoped: nothing is believed.
+        """
+        trust = weight if hoped else 0.0
+        rate = (seen + trust * hoped) / np.maximum(self.gone(tick) + trust, _LITTLE)
+        coming: Float64 = np.maximum(rate * self.left(tick), _LITTLE)
+        return coming
