@@ -8,12 +8,15 @@ that was learned so far, and all rounds are kept (DAgger: Ross, Gordon and Bagne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from agents.features import NAMES
@@ -26,6 +29,7 @@ from sim.kernel import kernel
 from sim.streams import Streams
 
 _LEAST_SCALE = 1e-3
+_ANY = 1e9  # the reach of features before any was seen
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Imitation:
 class Lessons(NamedTuple):
     """What is learned from: m steps of episodes."""
 
-    observation: Float64  # float64[m, features]
+    observation: NDArray[np.float32]  # float32[m, features]
     label: Float64  # float64[m], log of hindsight's threshold over the plan, within the reach
     weight: Float64  # float64[m], share of the episode's traffic that the next step has, over its mean
     targeted: Float64  # float64[m], 1 where there is a target
@@ -79,12 +83,21 @@ class Lessons(NamedTuple):
         return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
+class Round(NamedTuple):
+    """What a round of imitation came to."""
+
+    number: int
+    loss: float  # mean of the last pass
+    model: Model
+
+
 def imitate(
     tasks: Sequence[BiddingTask],
     lp: OnlineLP,
     settings: Imitation,
     seed: int,
-    after: Callable[[int, float, Model], None] = lambda *_: None,
+    after: Callable[[Round], None] = lambda _: None,
+    folder: Path | None = None,
 ) -> Model:
     """Train a model on several tasks; the same arguments, the same weights on one machine.
 
@@ -97,32 +110,57 @@ def imitate(
     seed:
         Of episodes, weights and order.
     after:
-        Told after every round: its number, the mean loss of its last pass, and the model so far.
+        Told of every round.
+    folder:
+        Where every round is kept; rounds that are there already, from the same arguments, are not played again, and
+        the weights come out the same.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     net = network(settings.hidden)
-    model = _model(net, _Scaling.none(), lp, settings)
-    seen: list[Lessons] = []
-    scaling = None
-    for number in range(settings.rounds):
+    seen = [] if folder is None else _resumed(folder, net)
+    model = _model(net, _scaling(seen), lp, settings)
+    for number in range(len(seen), settings.rounds):
         share = settings.episodes // len(tasks)
         places = np.arange(number * share, (number + 1) * share)
-        seen.extend(lessons(model, task.draw(seed, places)) for task in tasks)
-        known = Lessons.together(seen)
-        scaling = scaling or _Scaling.of(known.observation)  # later rounds keep it: weights are learned in its units
+        seen.append(Lessons.together([lessons(model, task.draw(seed, places)) for task in tasks]))
         last = number == settings.rounds - 1
-        loss = _learn(net, known, scaling, settings, settings.last_epochs if last else settings.epochs)
-        model = _model(net, scaling.reaching(known.observation), lp, settings)
-        after(number, loss, model)
+        loss = _learn(net, seen, settings, settings.last_epochs if last else settings.epochs)
+        if folder is not None:
+            _keep(folder, number, seen[-1], net)
+        model = _model(net, _scaling(seen), lp, settings)
+        after(Round(number, loss, model))
     return model
+
+
+def _keep(folder: Path, number: int, new: Lessons, net: nn.Sequential) -> None:
+    """Keep a round: what was seen in it, then, in one rename, what was learned up to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"lessons_{number}.npz", **new._asdict())
+    part = folder / "imitation.part"
+    torch.save({"rounds": number + 1, "net": net.state_dict(), "random": torch.get_rng_state()}, part)
+    part.replace(folder / "imitation.pt")
+
+
+def _resumed(folder: Path, net: nn.Sequential) -> list[Lessons]:
+    """What was seen in the rounds that are kept; the network and torch's generator are put where they were."""
+    if not (folder / "imitation.pt").exists():
+        return []
+    kept = torch.load(folder / "imitation.pt", weights_only=True)
+    net.load_state_dict(kept["net"])
+    torch.set_rng_state(kept["random"])
+    seen = []
+    for number in range(kept["rounds"]):
+        with np.load(folder / f"lessons_{number}.npz", allow_pickle=False) as file:
+            seen.append(Lessons(**{name: file[name] for name in Lessons._fields}))
+    return seen
 
 
 def network(hidden: Sequence[int]) -> nn.Sequential:
     """Linear layers with softsigns between them, whose output begins as nought: LP-KM's own plan."""
     widths = (len(NAMES), *hidden)
     parts: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         parts += [nn.Linear(before, after), nn.Softsign()]
     last = nn.Linear(widths[-1], 1)
     nn.init.zeros_(last.weight)
@@ -140,7 +178,7 @@ def lessons(model: Model, episodes: Episodes) -> Lessons:
     teacher = _Teacher.of(episodes, model.target_share)
     traffic = np.diff(episodes.streams.start).reshape(len(episodes), episodes.steps)
     traffic = traffic / traffic.mean(axis=1, keepdims=True)
-    parts = []
+    parts: list[Lessons] = []
     while True:
         view = rollout.advance()
         if rollout.done:
@@ -149,7 +187,7 @@ def lessons(model: Model, episodes: Episodes) -> Lessons:
         best = teacher.threshold(rollout)
         label = np.clip(np.log(np.maximum(best, 1.0) / noticed.plan), -model.reach, model.reach)
         targeted = np.full(len(episodes), float(episodes.target is not None))
-        parts.append(Lessons(noticed.observation, label, traffic[:, rollout.tick + 1], targeted))
+        parts.append(Lessons(noticed.observation.astype(np.float32), label, traffic[:, rollout.tick + 1], targeted))
         rollout.act(policy.bids(view, memory, noticed, model.residual(noticed.observation)))
 
 
@@ -173,9 +211,9 @@ class _Teacher:
         """The price per value up to which the rest is best bought after a rollout's last step; float64[n], micros."""
         found = np.empty(len(self.episodes))
         left = (self.episodes.budget - rollout.charged).astype(np.float64)
-        so_far = rollout.charged.astype(np.float64), rollout.value_ppm * 1e-6
-        streams, steps = self.episodes.streams, self.episodes.steps
-        _remaining(streams, steps, self.order, rollout.tick + 1, left, self.target, *so_far, found)
+        spent, got = rollout.charged.astype(np.float64), np.asarray(rollout.value_ppm * 1e-6, dtype=np.float64)
+        streams, steps, step = self.episodes.streams, self.episodes.steps, rollout.tick + 1
+        _remaining(streams, steps, self.order, step, left, self.target, spent, got, found)
         return found
 
 
@@ -221,26 +259,23 @@ class _Scaling(NamedTuple):
     low: Float64
     high: Float64
 
-    @classmethod
-    def none(cls) -> _Scaling:
-        wide = len(NAMES)
-        return cls(np.zeros(wide), np.ones(wide), np.full(wide, -1e9), np.full(wide, 1e9))
 
-    @classmethod
-    def of(cls, observation: Float64) -> _Scaling:
-        scale = observation.std(axis=0) + _LEAST_SCALE
-        return cls(observation.mean(axis=0), scale, observation.min(axis=0), observation.max(axis=0))
-
-    def reaching(self, observation: Float64) -> _Scaling:
-        return self._replace(low=observation.min(axis=0), high=observation.max(axis=0))
-
-    def apply(self, observation: Float64) -> torch.Tensor:
-        return torch.as_tensor((observation - self.mean) / self.scale, dtype=torch.float32)
+def _scaling(seen: Sequence[Lessons]) -> _Scaling:
+    """The first round's scale, which the weights were learned in, and the reach of all rounds."""
+    wide = len(NAMES)
+    if not seen:
+        return _Scaling(np.zeros(wide), np.ones(wide), np.full(wide, -_ANY), np.full(wide, _ANY))
+    first = seen[0].observation.astype(np.float64)
+    low = np.min([part.observation.min(axis=0) for part in seen], axis=0)
+    high = np.max([part.observation.max(axis=0) for part in seen], axis=0)
+    scale = first.std(axis=0) + _LEAST_SCALE
+    return _Scaling(first.mean(axis=0), scale, low.astype(np.float64), high.astype(np.float64))
 
 
-def _learn(net: nn.Sequential, known: Lessons, scaling: _Scaling, settings: Imitation, epochs: int) -> float:
+def _learn(net: nn.Sequential, seen: Sequence[Lessons], settings: Imitation, epochs: int) -> float:
     """Passes over lessons; the mean loss of the last."""
-    observation = scaling.apply(known.observation)
+    known, (mean, scale, *_) = Lessons.together(seen), _scaling(seen)
+    observation = torch.as_tensor((known.observation - mean) / scale, dtype=torch.float32)
     label, weight, targeted = (torch.as_tensor(column, dtype=torch.float32) for column in known[1:])
     optimiser = torch.optim.Adam(net.parameters(), lr=settings.learning_rate)
     batches = -(-len(label) // settings.batch)
@@ -248,19 +283,15 @@ def _learn(net: nn.Sequential, known: Lessons, scaling: _Scaling, settings: Imit
     total = 0.0
     for _ in range(epochs):
         total = 0.0
-        for rows in _batches(len(label), settings.batch):
+        for rows in torch.split(torch.randperm(len(label)), settings.batch):
             error = net(observation[rows])[:, 0] - label[rows]
             loss = _loss(error, targeted[rows], settings).mul(weight[rows]).mean()
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             total += float(loss.detach()) / batches
     return total
-
-
-def _batches(count: int, size: int) -> Iterator[torch.Tensor]:
-    return iter(torch.randperm(count).split(size))
 
 
 def _loss(error: torch.Tensor, targeted: torch.Tensor, settings: Imitation) -> torch.Tensor:
@@ -277,5 +308,3 @@ def _model(net: nn.Sequential, scaling: _Scaling, lp: OnlineLP, settings: Imitat
         if isinstance(part, nn.Linear)
     )
     return Model(layers, *scaling, lp=lp, reach=settings.reach, target_share=settings.target_share)
-
-

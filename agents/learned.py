@@ -1,8 +1,8 @@
 """A learned policy: a small network that corrects LP-KM's plan, read from one file and run without torch.
 
 The wanted bid is plan · exp(r): the plan is the bid that the linear programme wants (`agents.lp`), r in [−1, 1] is what
-the network makes of the observation (`agents.features`); r = 0 is LP-KM itself. The network is evaluated in chunks of one size and
-r rounded to a grid, so that a campaign's bid does not depend on what it is grouped with.
+the network makes of the observation (`agents.features`); r = 0 is LP-KM itself. The network is evaluated in chunks of
+one size and r rounded to a grid, so that a campaign's bid does not depend on what it is grouped with.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ class Model:
     def fits(self, observation: Float64) -> Bool:
         """Whether an observation (float64[n, features]) is near enough to those of training; bool[n]."""
         slack = self.margin * (self.high - self.low)
-        inside: Bool = ((observation >= self.low - slack) & (observation <= self.high + slack)).all(axis=1)
-        return inside
+        inside = (observation >= self.low - slack) & (observation <= self.high + slack)
+        return np.asarray(inside.all(axis=1), dtype=np.bool_)
 
     def residual(self, observation: Float64) -> Float64:
         """What the network makes of finite observations, float64[n, features], on its grid; float64[n]."""
@@ -150,6 +150,10 @@ class Model:
 
     def save(self, path: Path) -> None:
         """Write it to one `.npz` file; the same model, the same bytes."""
+        if not isinstance(self.lp.curve, Curve):
+            raise BadInput(
+                f"curve (={len(self.lp.curve)} of them) of a learned policy must be one to be saved: give one"
+            )
         settings = {name: getattr(self.lp, name) for name in _LP_SETTINGS}
         told = {
             "schema_version": self.schema_version,
@@ -165,7 +169,7 @@ class Model:
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:  # numpy's own would write the time of day
             for name, array in (arrays | self.columns()).items():
                 held = io.BytesIO()
-                np.lib.format.write_array(held, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(held, np.asarray(array, order="C"), allow_pickle=False)
                 file.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), held.getvalue())
 
     @classmethod
@@ -201,7 +205,7 @@ def _unknown(version: Any) -> Model:
 def _model(told: Mapping[str, Any], held: Mapping[str, NDArray[Any]]) -> Model:
     """Build a model from its file's text and arrays."""
     lp = told["lp"]
-    curve = lp["curve"] | {"levels": tuple(lp["curve"]["levels"])}
+    curve = lp["curve"] | {name: tuple(lp["curve"][name]) for name in ("levels", "week")}
     programme = OnlineLP(
         curve=Curve(**curve),
         prior=Prior(**lp["prior"]),
@@ -212,9 +216,15 @@ def _model(told: Mapping[str, Any], held: Mapping[str, NDArray[Any]]) -> Model:
     count = sum(name.startswith("weights_") for name in arrays)
     return Model(
         layers=tuple(Layer(arrays[f"weights_{place}"], arrays[f"bias_{place}"]) for place in range(count)),
-        **{name: arrays[name] for name in ("mean", "scale", "low", "high")},
+        mean=arrays["mean"],
+        scale=arrays["scale"],
+        low=arrays["low"],
+        high=arrays["high"],
         lp=programme,
-        **{name: told[name] for name in ("margin", "reach", "target_share", "card", "schema_version")},
+        margin=told["margin"],
+        reach=told["reach"],
+        target_share=told["target_share"],
+        card=told["card"],
         features=tuple(told["features"]),
     )
 
@@ -227,7 +237,7 @@ def _difference(features: tuple[str, ...]) -> str:
 
 
 def _through(layers: tuple[Layer, ...], values: Float64) -> Float64:
-    """The network's outputs, in chunks of one size whatever n is: a matrix product's last digits depend on its shape."""
+    """The network's outputs, in chunks of one size whatever n is: the last digits of a product depend on its shape."""
     padded = np.zeros((-(-len(values) // CHUNK) * CHUNK, values.shape[1]))
     padded[: len(values)] = values
     outputs = np.empty(len(padded))
