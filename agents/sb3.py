@@ -18,7 +18,7 @@ from engine.errors import BadInput
 _ONLY = "every environment of a batch has the same: they cannot differ by index"
 
 
-class BiddingVecEnv(VecEnv):  # type: ignore[misc] - untyped where it is not installed
+class BiddingVecEnv(VecEnv):  # type: ignore[misc]  # untyped where it is absent
     """A `BiddingVectorEnv` as stable-baselines3 steps it.
 
     All environments end together and begin anew in the same step, as they do underneath. stable-baselines3 wants a
