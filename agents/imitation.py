@@ -23,6 +23,7 @@ from agents.features import NAMES
 from agents.learned import Layer, Learned, Model
 from agents.lp import OnlineLP
 from agents.rollout import Rollout
+from engine.errors import BadInput
 from engine.units import Float64, Int64
 from sim.bidding import BiddingTask, Episodes
 from sim.kernel import kernel
@@ -133,6 +134,15 @@ def imitate(
     return model
 
 
+def untrained(tasks: Sequence[BiddingTask], lp: OnlineLP, settings: Imitation, seed: int) -> Model:
+    """A model that plans as LP-KM does, in the scale of what LP-KM sees: where PPO alone begins."""
+    torch.manual_seed(seed)
+    net = network(settings.hidden)
+    places = np.arange(settings.episodes // len(tasks))
+    blank = _model(net, _scaling([]), lp, settings)
+    return _model(net, _scaling([lessons(blank, task.draw(seed, places)) for task in tasks]), lp, settings)
+
+
 def _keep(folder: Path, number: int, new: Lessons, net: nn.Sequential) -> None:
     """Keep a round: what was seen in it, then, in one rename, what was learned up to it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +186,7 @@ def lessons(model: Model, episodes: Episodes) -> Lessons:
     rollout = Rollout(episodes)
     memory = policy.start(rollout.campaigns, rollout.grid)
     teacher = _Teacher.of(episodes, model.target_share)
-    traffic = np.diff(episodes.streams.start).reshape(len(episodes), episodes.steps)
+    traffic = np.diff(teacher.streams.start).reshape(len(episodes), episodes.steps)
     traffic = traffic / traffic.mean(axis=1, keepdims=True)
     parts: list[Lessons] = []
     while True:
@@ -196,24 +206,27 @@ class _Teacher:
     """Hindsight of the rest of n episodes."""
 
     episodes: Episodes
+    streams: Streams
     order: Int64  # of every episode's opportunities by price per value
     target: Float64  # float64[n], micros per unit of value; infinite: none
 
     @classmethod
     def of(cls, episodes: Episodes, target_share: float) -> _Teacher:
-        n = len(episodes)
-        order = np.empty(len(episodes.streams.value), dtype=np.int64)
-        _order(episodes.streams, episodes.steps, n, order)
+        n, streams = len(episodes), episodes.streams
+        if not isinstance(streams, Streams):
+            raise BadInput("episodes must hold their opportunities one by one: imitation buys them in order of price")
+        order = np.empty(len(streams.value), dtype=np.int64)
+        _order(streams, episodes.steps, n, order)
         target = np.full(n, np.inf) if episodes.target is None else target_share * episodes.target
-        return cls(episodes, order, target)
+        return cls(episodes, streams, order, target)
 
     def threshold(self, rollout: Rollout) -> Float64:
         """The price per value up to which the rest is best bought after a rollout's last step; float64[n], micros."""
         found = np.empty(len(self.episodes))
         left = (self.episodes.budget - rollout.charged).astype(np.float64)
         spent, got = rollout.charged.astype(np.float64), np.asarray(rollout.value_ppm * 1e-6, dtype=np.float64)
-        streams, steps, step = self.episodes.streams, self.episodes.steps, rollout.tick + 1
-        _remaining(streams, steps, self.order, step, left, self.target, spent, got, found)
+        steps, step = self.episodes.steps, rollout.tick + 1
+        _remaining(self.streams, steps, self.order, step, left, self.target, spent, got, found)
         return found
 
 

@@ -18,17 +18,19 @@ from agents.statistics import Interval
 from engine.errors import BadInput
 from engine.policy import Policy
 from experiments.config.bidding import BiddingConfig, load_bidding
-from experiments.config.training import Training
+from experiments.config.training import PpoSettings, Training
 from experiments.tasks import bidding_task, linear_programme
 from sim.bidding import BiddingTask
 
 if TYPE_CHECKING:
     from agents.imitation import Round
+    from agents.train import Reached
 
 POLICY = "policy.npz"
 SETTINGS = "training.json"
 LEARNED, BASELINE = "policy", "lp_km"
 _NEEDED = ("torch", "stable_baselines3", "tensorboard")
+_SCALING_EPISODES = 400
 _VERSIONS = ("bidtwin", "numpy", "numba", "torch", "stable-baselines3")
 _UNJUDGED = {"standing": "candidate", "reasons": ["the gate has not judged it yet"], "findings": []}
 
@@ -66,7 +68,8 @@ def train(
     seed:
         In place of the file's.
     resume:
-        Go on with a training that was interrupted in `out`; the policy is the one it would have been.
+        Go on with a training that was interrupted in `out`: imitation comes to the weights it would have had, PPO goes
+        on from its last checkpoint with new episodes.
     callbacks:
         stable-baselines3 callbacks that PPO is to call beside its own.
 
@@ -133,6 +136,11 @@ def _trained(
     if training.imitation is not None:
         best = _imitated(config, training, folder, watch)
         course["imitation"] = _validated(best, config, training)
+    if training.ppo is not None:
+        improved = _improved(best, training.ppo, config, training, folder, watch, callbacks)
+        course["ppo"] = _validated(improved, config, training)
+        if best is None or course["ppo"] > course["imitation"]:
+            best = improved
     assert best is not None
     return best, course | {"chosen": max(course, key=lambda name: course[name])}
 
@@ -168,6 +176,39 @@ def _imitated(config: BiddingConfig, training: Training, folder: Path, watch: Wa
         watch(Stage("imitation", 0, settings.rounds))
         programme = linear_programme(tasks[0])
         return imitate(tasks, programme, settings, config.seed, after, folder / "checkpoints")
+
+
+def _improved(
+    start: Model | None,
+    spec: PpoSettings,
+    config: BiddingConfig,
+    training: Training,
+    folder: Path,
+    watch: Watch,
+    callbacks: Sequence[Any],
+) -> Model:
+    """PPO from imitation's weights, or from LP-KM where there are none."""
+    from agents.imitation import Imitation, untrained  # noqa: PLC0415 - training alone needs torch
+    from agents.train import Improvement, improve  # noqa: PLC0415 - and stable-baselines3
+
+    plain, targeted = _tasks(config)
+    if start is None:
+        settings = Imitation(hidden=training.hidden, episodes=_SCALING_EPISODES)
+        start = untrained((plain, targeted), linear_programme(plain), settings, config.seed)
+
+    def after(reached: Reached) -> None:
+        watch(Stage("PPO", reached.steps, spec.steps, f"validation {reached.score:.4f} of hindsight"))
+
+    return improve(
+        start,
+        targeted,
+        Improvement(**spec.model_dump()),
+        config.seed,
+        lambda model: _validated(model, config, training),
+        folder / "checkpoints",
+        after,
+        callbacks,
+    )
 
 
 def _validated(model: Model, config: BiddingConfig, training: Training) -> float:

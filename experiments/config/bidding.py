@@ -161,3 +161,6 @@ def _of_training(config: BiddingConfig, training: Training) -> Iterator[Problem]
     if training.validation.seed in (config.seed, *config.held_out.seeds):
         rule = "must be neither the file's own seed nor held out: choose another"
         yield Problem(("training", "validation", "seed"), rule, training.validation.seed)
+    if training.ppo is not None and training.ppo.environments % training.ppo.batches:
+        rule = f"must be a multiple of batches (={training.ppo.batches}): choose another"
+        yield Problem(("training", "ppo", "environments"), rule, training.ppo.environments)

@@ -38,7 +38,7 @@ class PpoSettings(Model):
     steps: Count
     environments: Annotated[int, Field(ge=2, le=100_000)]
     epochs: Count
-    batch: Count
+    batches: Annotated[int, Field(ge=1, le=1_000)]
     learning_rate: Rate
     log_std: Annotated[float, Field(ge=-10, le=2)]
     evaluate_every: Count
