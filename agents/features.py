@@ -63,10 +63,9 @@ class Observer:
         bid = np.maximum(view.controls.bid, 1).astype(np.float64)
         anchor = np.maximum(view.controls.anchor[:, Knob.BID], 1)
         log_plan = np.log(plan)
-        ticks = knowledge.horizon.done.shape[1]
         return [
             knowledge.horizon.left(view.tick),
-            np.full(len(bid), 1 - (view.tick + 1) / ticks),
+            knowledge.horizon.ticks_left(view.tick),
             *self._money(view, knowledge, bid),
             log_plan - np.log(bid),
             np.log(bid / anchor),

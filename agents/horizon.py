@@ -42,6 +42,7 @@ class Curve:
         return np.array(self.levels, dtype=np.float64)[part]
 
 
+_LITTLE = 1e-9
 EVEN = Curve()
 """Traffic that is the same at every hour."""
 
@@ -98,7 +99,30 @@ class Horizon(NamedTuple):
         left: Float64 = np.where(self.closed(tick), 1.0, 1.0 - self.done[self.row, tick])
         return left
 
+    def ticks_left(self, tick: int) -> Float64:
+        """Share of the period's ticks to come after this one, likewise; float64[n]."""
+        shares = np.ones(len(self.closes))
+        for kind, closes in enumerate(self.closes):
+            ends = np.flatnonzero(closes)
+            following, opened = ends[ends > tick], ends[ends <= tick]
+            last = following[0] if following.size else tick  # of the run: nothing comes
+            first = opened[-1] + 1 if opened.size else 0
+            shares[kind] = (last - tick) / max(last + 1 - first, 1)
+        left: Float64 = shares[self.period]
+        return left
+
     def gone(self, tick: int) -> Float64:
         """Traffic since the run began, in periods' worth."""
         gone: Float64 = self.traffic[self.row, tick]
         return gone
+
+    def coming(self, tick: int, seen: Int64, hoped: float, weight: float) -> Float64:
+        """Opportunities that are still expected in the period, or in the next where it just closed; float64[n], > 0.
+
+        `seen` (int64[n]) were counted since the run began. A period was expected to hold `hoped` of them before any was
+        seen, a belief that counts for `weight` periods' worth of seeing; 0 hoped: nothing is believed.
+        """
+        trust = weight if hoped else 0.0
+        rate = (seen + trust * hoped) / np.maximum(self.gone(tick) + trust, _LITTLE)
+        coming: Float64 = np.maximum(rate * self.left(tick), _LITTLE)
+        return coming

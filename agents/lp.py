@@ -23,7 +23,6 @@ from engine.policy import View
 from engine.units import Float64, Int64, TickGrid
 
 PRIOR = Prior()
-_LITTLE = 1e-9
 
 
 class Knowledge(NamedTuple):
@@ -113,7 +112,7 @@ class OnlineLP:
             known = Landscape.unseen(view.controls.anchor[:, Knob.BID], self.prior)
         hours = (view.tick - memory.seen) * memory.tick_hours
         landscape = known.learn(view, 0.5 ** (hours / self.half_life_hours))
-        won = np.bincount(view.prices.campaign, weights=view.prices.value_ppm, minlength=len(memory.got)) * 1e-6
+        won = view.prices.value_of(len(memory.got))
         got = np.where(memory.horizon.closed(view.tick), 0.0, memory.got + won)
         return memory._replace(landscape=landscape, got=got, seen=view.tick)
 
@@ -128,8 +127,5 @@ class OnlineLP:
 
     def expected(self, view: View, memory: Knowledge) -> Float64:
         """Opportunities that are still expected in the period, or in the next where it just closed; float64[n]."""
-        weight = self.expected_weight if self.expected_opportunities else 0.0
-        seen = view.lifetime[:, OPPORTUNITIES] + weight * self.expected_opportunities
-        rate = seen / np.maximum(memory.horizon.gone(view.tick) + weight, _LITTLE)
-        left: Float64 = np.maximum(rate * memory.horizon.left(view.tick), _LITTLE)
-        return left
+        seen = view.lifetime[:, OPPORTUNITIES]
+        return memory.horizon.coming(view.tick, seen, self.expected_opportunities, self.expected_weight)

@@ -80,6 +80,11 @@ class Prices:
         columns = [np.concatenate([getattr(rows, name) for _, rows in parts]) for name in ("bin", "wins", "value_ppm")]
         return cls(campaign, *columns)._summed()
 
+    def value_of(self, campaigns: int) -> Float64:
+        """What each of so many campaigns won, relative to the reference opportunity; float64[campaigns]."""
+        value = np.bincount(self.campaign, weights=self.value_ppm, minlength=campaigns)
+        return np.asarray(value * 1e-6, dtype=np.float64)
+
     def plus(self, later: Prices) -> Prices:
         """Both together, of the same campaigns."""
         pairs = ((getattr(self, each.name), getattr(later, each.name)) for each in fields(self))

@@ -52,6 +52,7 @@ MOMENT = 35  # campaign, aggregate: when in the tick a click is made that conver
 MISHAP = 18  # recorded events, by their ids: what goes wrong with them
 EPISODE = 40  # bidding task, by an episode's number: the keys of its market and of its campaign
 TRAIT = 41  # market of an episode, by a trait's number: what the episode is like
+TURN = 42  # an environment's seed, by how many episodes it has played: the number of its next
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

@@ -9,7 +9,7 @@ is a test.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,24 @@ _BITS_BELOW_BIN, _BIN_OF_ONE = 49, 1023 << 3
 _MILLION = 1e6
 
 
+class Offers(NamedTuple):
+    """With what n episodes enter a step's auctions."""
+
+    bid: Int64  # int64[n], in force, micros
+    budget: Int64  # int64[n], micros
+    charged: Int64  # int64[n], spent since the episode began, micros; brought up to date
+    lowest: Int64  # int64[n], `lowest_bins` of the bids
+    first_price: bool = False
+
+
+class Market(Protocol):
+    """Whatever holds the opportunities of n episodes: one by one (`Streams`), or counted (`sim.binned`)."""
+
+    def play(self, step: int, steps: int, offers: Offers, entry: Entry) -> None:
+        """Enter every episode's auctions of a step of `steps`, into `entry`, bringing `offers.charged` up to date."""
+        ...
+
+
 class Streams(NamedTuple):
     """The opportunities of n episodes of s steps, episode by episode and step by step."""
 
@@ -37,6 +55,11 @@ class Streams(NamedTuple):
         """Values and prices of one episode."""
         span = slice(self.start[episode * steps], self.start[(episode + 1) * steps])
         return self.value[span], self.price[span]
+
+    def play(self, step: int, steps: int, offers: Offers, entry: Entry) -> None:
+        """Enter every episode's auctions of one step; see `Market`."""
+        at = np.full(len(offers.bid), step, dtype=np.int64)
+        enter(self, at, steps, offers.bid, offers.budget, offers.charged, offers.lowest, offers.first_price, entry)
 
 
 class Laws(NamedTuple):

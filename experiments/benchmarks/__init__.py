@@ -17,6 +17,7 @@ from experiments.benchmarks import (
     memory,
     recovery,
     scaling,
+    serving,
     tick_overhead,
 )
 from experiments.benchmarks.measuring import Figure
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[..., Figure]] = {
     "recovery": recovery.measure,
     "scaling_campaigns": scaling.measure_campaigns,
     "scaling_shards": scaling.measure_shards,
+    "serving": serving.measure,
     "tick_overhead": tick_overhead.measure,
 }
 
