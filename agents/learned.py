@@ -38,7 +38,8 @@ CHUNK = 128
 """Campaigns that go through the network together."""
 NOTE = "learned"
 FALLBACK_NOTE = "lp_km: observation out of range"
-_POLICIES = Path(__file__).parent / "policies"
+SHIPPED = Path(__file__).parent / "policies" / "default.npz"
+"""The policy that comes with the package."""
 _RETRAIN = "train it anew with 'bidtwin train'"
 _LP_SETTINGS = ("half_life_hours", "expected_opportunities", "expected_weight", "band")
 
@@ -323,4 +324,4 @@ class Learned:
 @cache
 def shipped() -> Model:
     """The policy that comes with the package, trained by `bidtwin train configs/bidding_default.yaml`."""
-    return Model.load(_POLICIES / "default.npz")
+    return Model.load(SHIPPED)

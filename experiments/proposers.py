@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
 from agents.ecpc import EcpcPid
 from agents.horizon import EVEN, Curve
+from agents.learned import Learned, Model, shipped
 from agents.lp import OnlineLP
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
@@ -27,7 +30,7 @@ from experiments.looking import can_tell_prices
 from experiments.places import audiences, members, shares
 from experiments.users import users_policy
 
-_BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcPid
+_BuiltIn: TypeAlias = settings.Fallback | settings.LearnedPolicy | settings.DailyBudgets | settings.EcpcPid
 
 
 def assignments(config: RunConfig, campaigns: CampaignSet, limits: Limits) -> tuple[Assignment, ...]:
@@ -109,23 +112,41 @@ def _fallback(served: _Served) -> settings.Fallback:
 
 
 def _policy(spec: _BuiltIn, served: _Served) -> Policy:
-    match spec:
-        case settings.ConstantBids():
-            return Constant()
-        case settings.EvenPacing():
-            return PacingPI(_gains(spec.gains), band=served.band(Knob.BID))
-        case settings.TrafficAwarePacing():
-            return PacingPI(_gains(spec.gains), _daily(spec.traffic), served.band(Knob.BID))
-        case settings.LpKm():
-            return _online_lp(spec, served)
-        case settings.DailyBudgets():
-            return DailyBudgets(spec.max_change, served.band(Knob.BUDGET))
-        case settings.EcpcPid():
-            return _ecpc_pid(spec, served.band(Knob.BID))
+    return next(make(spec, served) for kind, make in _MAKERS.items() if isinstance(spec, kind))
+
+
+def _constant(_: settings.ConstantBids, __: _Served) -> Policy:
+    return Constant()
+
+
+def _even_pi(spec: settings.EvenPacing, served: _Served) -> Policy:
+    return PacingPI(_gains(spec.gains), band=served.band(Knob.BID))
+
+
+def _traffic_aware_pi(spec: settings.TrafficAwarePacing, served: _Served) -> Policy:
+    return PacingPI(_gains(spec.gains), _daily(spec.traffic), served.band(Knob.BID))
+
+
+def _daily_budgets(spec: settings.DailyBudgets, served: _Served) -> Policy:
+    return DailyBudgets(spec.max_change, served.band(Knob.BUDGET))
 
 
 def _daily(traffic: settings.Traffic) -> Curve:
     return Curve(traffic.amplitude, traffic.peak_hour)
+
+
+def _learned(spec: settings.LearnedPolicy, served: _Served) -> Policy:
+    model = shipped() if spec.model is None else Model.load(Path(spec.model))
+    programme = replace(
+        model.lp,
+        curve=served.curves if spec.traffic is None else _daily(spec.traffic),
+        expected_opportunities=spec.expected_opportunities,
+        band=served.band(Knob.BID),
+    )
+    policy = Learned(model, programme)
+    if spec.target_micros is None:
+        return policy
+    return policy.aiming_at(np.full(len(served.members), float(spec.target_micros)))
 
 
 def _online_lp(spec: settings.LpKm, served: _Served) -> OnlineLP:
@@ -138,7 +159,7 @@ def _online_lp(spec: settings.LpKm, served: _Served) -> OnlineLP:
     )
 
 
-def _ecpc_pid(spec: settings.EcpcPid, band: Band) -> EcpcPid:
+def _ecpc_pid(spec: settings.EcpcPid, served: _Served) -> Policy:
     return EcpcPid(
         reference_micros=spec.reference_ecpc_micros,
         base_bid_micros=spec.base_bid_micros,
@@ -146,12 +167,23 @@ def _ecpc_pid(spec: settings.EcpcPid, band: Band) -> EcpcPid:
         ki=spec.gains.ki,
         kd=spec.gains.kd,
         clip=spec.clip,
-        band=band,
+        band=served.band(Knob.BID),
     )
 
 
 def _gains(spec: settings.Gains) -> Gains:
     return Gains(spec.proportional, spec.integral)
+
+
+_MAKERS: dict[type, Callable[[Any, _Served], Policy]] = {
+    settings.ConstantBids: _constant,
+    settings.EvenPacing: _even_pi,
+    settings.TrafficAwarePacing: _traffic_aware_pi,
+    settings.LpKm: _online_lp,
+    settings.LearnedPolicy: _learned,
+    settings.DailyBudgets: _daily_budgets,
+    settings.EcpcPid: _ecpc_pid,
+}
 
 
 def _script(config: RunConfig, campaigns: CampaignSet) -> Scripted:
