@@ -76,6 +76,13 @@ class _Served:
         return tuple(_curve(self.config.markets[market].traffic) for market in self.markets)
 
     @property
+    def first_price(self) -> tuple[bool, ...]:
+        """Whether each one's market charges winners their own bid."""
+        if isinstance(self.config, SimulationConfig):
+            return tuple(self.config.markets[market].auction == "first_price" for market in self.markets)
+        return (self.config.auction == "first_price",) * len(self.members)
+
+    @property
     def markets(self) -> list[str]:
         """The market of each one."""
         return [self.campaigns.markets[place] for place in self.campaigns.market[self.members]]
@@ -142,6 +149,7 @@ def _learned(spec: settings.LearnedPolicy, served: _Served) -> Policy:
         curve=served.curves if spec.traffic is None else _daily(spec.traffic),
         expected_opportunities=spec.expected_opportunities,
         band=served.band(Knob.BID),
+        first_price=served.first_price,
     )
     policy = Learned(model, programme)
     if spec.target_micros is None:
@@ -156,6 +164,7 @@ def _online_lp(spec: settings.LpKm, served: _Served) -> OnlineLP:
         expected_opportunities=spec.expected_opportunities,
         band=served.band(Knob.BID),
         target_micros=math.inf if spec.target_micros is None else float(spec.target_micros),
+        first_price=served.first_price,
     )
 
 
