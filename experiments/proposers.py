@@ -88,6 +88,16 @@ class _Served:
         return [self.campaigns.markets[place] for place in self.campaigns.market[self.members]]
 
 
+def planned_curve(config: RunConfig, spec: Any, campaign: str) -> Curve:
+    """The traffic along which a pacing policy means to spend a campaign's budget: its own, the market's, or none."""
+    traffic = getattr(spec, "traffic", None)
+    if traffic is not None:
+        return _daily(traffic)
+    if isinstance(spec, settings.EvenPi) or not isinstance(config, SimulationConfig):
+        return EVEN
+    return _curve(config.markets[config.campaigns[campaign].market].traffic)
+
+
 def _curve(traffic: settings.MarketTraffic) -> Curve:
     daily = traffic.daily
     return Curve(week=traffic.levels) if daily is None else Curve(daily.amplitude, daily.peak_hour)
