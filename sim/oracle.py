@@ -16,7 +16,6 @@ from engine.units import Float64, Int64
 from sim.kernel import inner, kernel
 from sim.streams import Streams
 
-
 _BINS = 4096
 """At most so many bins of price per value; an octave has a power of two of them."""
 

@@ -39,6 +39,11 @@ class Offers(NamedTuple):
 class Market(Protocol):
     """Whatever holds the opportunities of n episodes: one by one (`Streams`), or counted (`sim.binned`)."""
 
+    @property
+    def lots(self) -> Streams:
+        """What there is to buy: single opportunities, or those of one price per value together."""
+        ...
+
     def play(self, step: int, steps: int, offers: Offers, entry: Entry) -> None:
         """Enter every episode's auctions of a step of `steps`, into `entry`, bringing `offers.charged` up to date."""
         ...
@@ -55,6 +60,11 @@ class Streams(NamedTuple):
         """Values and prices of one episode."""
         span = slice(self.start[episode * steps], self.start[(episode + 1) * steps])
         return self.value[span], self.price[span]
+
+    @property
+    def lots(self) -> Streams:
+        """Every opportunity is sold by itself."""
+        return self
 
     def play(self, step: int, steps: int, offers: Offers, entry: Entry) -> None:
         """Enter every episode's auctions of one step; see `Market`."""
