@@ -53,29 +53,30 @@ class Landscape(NamedTuple):
     wins: Float64  # float64[n, WINDOW]
     exposure: Float64  # float64[n, WINDOW], opportunities that would have shown a price in this bin
     value: Float64  # float64[n, WINDOW], of the wins, relative to the reference opportunity
+    hazard: Float64  # float64[n, WINDOW], probability that a price that reaches the bin lies in it
 
     @classmethod
     def unseen(cls, anchor: Int64, prior: Prior) -> Landscape:
         """Before anything was seen: the prior, around anchor bids (int64[n], micros)."""
         lowest = bin_of(np.maximum(anchor, 1)) - _MIDDLE
         edges = least_in_bin(lowest[:, np.newaxis] + np.arange(WINDOW + 1))
-        wins, exposure, value = (np.empty((len(anchor), WINDOW)) for _ in range(3))
+        known = cls(lowest, *(np.empty((len(anchor), WINDOW)) for _ in range(4)))
         beliefs = tuple(vars(prior).values())
-        _believe(np.log(edges), np.log(np.maximum(anchor, 1)), beliefs, wins, exposure, value)
-        return cls(lowest, wins, exposure, value)
+        _believe(np.log(edges), np.log(np.maximum(anchor, 1)), beliefs, known)
+        return known
 
     def learn(self, view: View, keep: float) -> Landscape:
         """With a view's wins and losses; of what was known before, the share `keep` stays."""
         assert view.prices is not None
-        wins, exposure, value = (np.empty_like(self.wins) for _ in range(3))
+        after = Landscape(self.lowest, *(np.empty_like(self.wins) for _ in range(4)))
         bid = np.maximum(view.controls.bid, 1)
         place = bin_of(bid) - self.lowest
         low, high = (least_in_bin(bin_of(bid) + end) for end in (0, 1))
         part = (bid - low) / (high - low)
         entered = view.recent[:, BIDS]
         told = _Told(view.prices.campaign, view.prices.bin, view.prices.wins, view.prices.value_ppm)
-        _learn(self, told, entered, place, part, keep, (wins, exposure, value))
-        return Landscape(self.lowest, wins, exposure, value)
+        _learn(self, told, entered, place, part, keep, after)
+        return after
 
     def threshold(self, cost: Float64, target: Target) -> Float64:
         """The bid at which an opportunity is expected to cost so much (float64[n], micros), or the target's if lower.
@@ -122,7 +123,7 @@ def _threshold(known: Landscape, edges: Float64, first: Int64, cost: Float64, ta
         for k in range(WINDOW):
             if known.wins[i, k] <= 0:
                 continue
-            dying = surviving * -math.expm1(-known.wins[i, k] / known.exposure[i, k])
+            dying = surviving * known.hazard[i, k]
             surviving -= dying
             worth = dying * known.value[i, k] / known.wins[i, k]
             paid = worth * 0.5 * (at[k] + at[k + 1])
@@ -153,7 +154,10 @@ def _outlook(known: Landscape, edges: Float64, first: Int64, bid: Int64, brought
             if known.wins[i, k] <= 0:
                 continue
             part = min(1.0, (bid[i] - at[k]) / (at[k + 1] - at[k]))
-            dying = surviving * -math.expm1(-part * known.wins[i, k] / known.exposure[i, k])
+            hazard = known.hazard[i, k]
+            if part < 1:
+                hazard = -math.expm1(-part * known.wins[i, k] / known.exposure[i, k])
+            dying = surviving * hazard
             surviving -= dying
             worth = dying * known.value[i, k] / known.wins[i, k]
             brought[i, 0] += dying
@@ -162,7 +166,8 @@ def _outlook(known: Landscape, edges: Float64, first: Int64, bid: Int64, brought
 
 
 @kernel
-def _believe(log_edge: Float64, anchor: Float64, prior: Any, wins: Float64, exposure: Float64, value: Float64) -> None:
+def _believe(log_edge: Float64, anchor: Float64, prior: Any, known: Landscape) -> None:
+    wins, exposure, value = known.wins, known.exposure, known.value
     weight, offset, sigma, worth, slope = prior
     for i in range(wins.shape[0]):
         centre = anchor[i] + offset
@@ -173,14 +178,15 @@ def _believe(log_edge: Float64, anchor: Float64, prior: Any, wins: Float64, expo
             wins[i, k] = weight * (above - after)
             exposure[i, k] = weight * 0.5 * (above + after)
             value[i, k] = wins[i, k] * worth * math.exp(-slope * (middle - anchor[i]))
+            known.hazard[i, k] = -math.expm1(-wins[i, k] / exposure[i, k]) if wins[i, k] > 0 else 0.0
             above = after
 
 
 @kernel
 def _learn(
-    before: Landscape, prices: _Told, entered: Int64, place: Int64, part: Float64, keep: float, after: Any
+    before: Landscape, prices: _Told, entered: Int64, place: Int64, part: Float64, keep: float, after: Landscape
 ) -> None:
-    wins, exposure, value = after
+    wins, exposure, value = after.wins, after.exposure, after.value
     row = 0
     new = np.zeros(WINDOW)
     for i in range(before.lowest.size):
@@ -201,3 +207,5 @@ def _learn(
             wins[i, k] += new[k]
             exposure[i, k] += (at_risk - 0.5 * new[k]) * share
             at_risk -= new[k]
+        for k in range(WINDOW):
+            after.hazard[i, k] = -math.expm1(-wins[i, k] / exposure[i, k]) if wins[i, k] > 0 else 0.0

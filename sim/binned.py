@@ -52,7 +52,7 @@ class Bins(NamedTuple):
 
     lots: Streams  # value and cost of a lot's opportunities together
     bin: NDArray[Any]  # uint8[lots]
-    count: NDArray[Any]  # int32[lots], opportunities
+    size: NDArray[Any]  # int32[lots], opportunities
     opportunities: Int64  # int64[n, s]
     log_level: Float64  # float64[n, s], of price per value in micros, at its median
     sigma: Float64  # float64[n], standard deviation of log price per value
@@ -129,7 +129,7 @@ def _draw(
                 at += 1
                 value = n * mean[e, b] * math.exp(noise - 0.5 * sigma * sigma)
                 lots.value[lot] = value
-                lots.price[lot] = max(np.int64(np.rint(value * price[e, b] * level)), 1)
+                lots.price[lot] = np.int64(max(np.rint(value * price[e, b] * level), 1.0))
                 bins[lot], count[lot] = b, n
                 lot += 1
             lots.start[e * steps + step + 1] = lot
@@ -154,7 +154,7 @@ def _heads(n: Any, words: Any, at: Any) -> Any:
 
 
 @kernel
-def _split(size: int, words: Any, counts: Int64) -> int:
+def _split(size: int, words: Any, counts: Int64) -> Any:
     """Split opportunities between the bins; the first word that is not used up."""
     equal = counts[_LOWER : _LOWER + _EQUAL]
     equal[0] = size
@@ -197,8 +197,10 @@ def _enter(bins: Bins, step: int, steps: int, offers: Offers, edges: Float64, sh
             b = np.int64(bins.bin[lot])
             if b > reached:
                 break
-            n, worth, paid = bins.count[lot], bins.lots.value[lot], np.float64(bins.lots.price[lot])
-            taken, price = np.float64(n), paid / worth
+            n: Any = bins.size[lot]
+            worth, paid = bins.lots.value[lot], np.float64(bins.lots.price[lot])
+            taken: Any = np.float64(n)
+            price = paid / worth
             if b == reached:
                 below = 0.5 * math.erfc(-height / math.sqrt(2.0))
                 taken = _below(n, (below - shares[b]) / (shares[b + 1] - shares[b]), b, step, bins.key[e])
