@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_counts_of_bins_are_multinomial() -> None:
 
 def test_a_higher_bid_wins_no_less_and_the_same_bid_the_same() -> None:
     wins = [entered(binned.draw, 1, (0.7, 0.6, 0.3), bid)[0] for bid in np.exp(LEVEL + np.linspace(-1, 1, 41))]
-    assert all((later >= sooner).all() for sooner, later in zip(wins, wins[1:], strict=False))
+    assert all((later >= sooner).all() for sooner, later in pairwise(wins))
     assert np.array_equal(wins[7], entered(binned.draw, 1, (0.7, 0.6, 0.3), np.exp(LEVEL - 0.65))[0])
 
 

@@ -48,12 +48,8 @@ def test_a_target_lowers_the_optimum() -> None:
 
 
 def test_what_is_no_log_is_told() -> None:
-    with pytest.raises(
-        BadInput, match=r"^log \(of 9 rows\) must have the 4560 rows of an episode: lower rows_per_step$"
-    ):
+    with pytest.raises(BadInput, match=r"^log \(of 9 rows\) must have the 4560 rows of an episode"):
         LoggedEpisodes(np.ones(9), np.ones(9, dtype=np.int64))
-    with pytest.raises(
-        BadInput, match=r"^log must hold finite values > 0 and prices >= 1 micro: leave other rows out$"
-    ):
+    with pytest.raises(BadInput, match=r"^log must hold finite values > 0 and prices >= 1 micro"):
         replace(LOG, value=np.zeros(ROWS))
     assert isinstance(LOG.draw(0, np.arange(1)).streams, Streams)
