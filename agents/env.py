@@ -31,6 +31,7 @@ from engine.events import SPEND
 from engine.judgement import Outcome
 from engine.policy import View
 from engine.units import Float64, Int64, floor_micros
+from sim import binned
 from sim.bidding import BiddingTask, Episodes, Source, episode_numbers
 
 TARGET_RANGE = (-0.45, 0.25)
@@ -412,7 +413,7 @@ class BiddingEnv(gymnasium.Env[Floats, Floats]):
 def source_of(task: BiddingTask | None, log: Source | None, objective: str | None, fidelity: str) -> Source:
     """Where an environment's episodes come from; see `BiddingVectorEnv`."""
     _one_of("objective", objective, (None, "budget", "target"))
-    _one_of("fidelity", fidelity, ("opportunities",))
+    _one_of("fidelity", fidelity, ("opportunities", "aggregate"))
     if task is not None and log is not None:
         raise BadInput("task and log cannot both be given: episodes come from one of them")
     source: Any = log if log is not None else task if task is not None else BiddingTask()
@@ -420,6 +421,10 @@ def source_of(task: BiddingTask | None, log: Source | None, objective: str | Non
         source = replace(source, target_range=None)
     elif objective == "target" and source.target_range is None:
         source = replace(source, target_range=TARGET_RANGE)
+    if fidelity == "aggregate":
+        if log is not None:
+            raise BadInput("fidelity (='aggregate') must be 'opportunities' with a log: it holds single opportunities")
+        source = replace(source, market=binned.draw)
     chosen: Source = source
     return chosen
 
