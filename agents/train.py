@@ -100,6 +100,7 @@ def improve(
         stable-baselines3 callbacks to call as well.
     """
     torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
     task = replace(task, target_share=0.5) if task.target_range else task
     env = BiddingVectorEnv(
         settings.environments,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agents.evaluation import evaluate, held_out
 from agents.features import NAMES
 from agents.learned import Learned, Model
+from agents.promotion import Verdict, judge, trials_of
 from agents.statistics import Interval
 from engine.errors import BadInput
 from engine.policy import Policy
@@ -32,7 +33,6 @@ LEARNED, BASELINE = "policy", "lp_km"
 _NEEDED = ("torch", "stable_baselines3", "tensorboard")
 _SCALING_EPISODES = 400
 _VERSIONS = ("bidtwin", "numpy", "numba", "torch", "stable-baselines3")
-_UNJUDGED = {"standing": "candidate", "reasons": ["the gate has not judged it yet"], "findings": []}
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,12 @@ def train(
     _claim(folder, config, resume=resume)
     model, course = _trained(config, config.training, folder, watch, callbacks)
     watch(Stage("held-out episodes", 0, 1))
-    model = replace(model, card=_card(config, course, scores(model, config)))
+    found = scores(model, config)
+    watch(Stage("the gate", 0, 1))
+    verdict = gated(model, config).as_json()
+    model = replace(model, card=_card(config, course, found) | {"verdict": verdict})
     model.save(folder / POLICY)
-    watch(Stage("held-out episodes", 1, 1, f"{folder / POLICY}"))
+    watch(Stage("the gate", 1, 1, f"{verdict['standing']}"))
     return folder / POLICY
 
 
@@ -228,6 +231,13 @@ def scores(model: Model, config: BiddingConfig) -> dict[str, Any]:
     return told
 
 
+def gated(model: Model, config: BiddingConfig) -> Verdict:
+    """Whether the promotion gate lets a model bid, on episodes of its own: as many as are held out."""
+    task = bidding_task(config.task)
+    trials = trials_of(task, config.held_out.episodes)
+    return judge(lambda: Learned(model), linear_programme(task), trials)
+
+
 def _row(summary: Any) -> dict[str, Any]:
     return {
         "score": _interval(summary.score),
@@ -248,7 +258,7 @@ def _interval(of: Interval) -> list[float]:
 
 
 def _card(config: BiddingConfig, course: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of a policy, JSON values alone; the gate's verdict is filled in by the gate."""
+    """What is told of a policy, JSON values alone."""
     told = config.model_dump(mode="json")
     return {
         "name": config.name,
@@ -260,7 +270,6 @@ def _card(config: BiddingConfig, course: Mapping[str, Any], found: Mapping[str, 
         "validation": dict(course),
         "scores": dict(found),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _VERSIONS},
-        "verdict": _UNJUDGED,
     }
 
 
