@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from agents.horizon import EVEN, Curve, Horizon
+from agents.horizon import EVEN, Curves, Horizon
 from agents.targets import NO_TARGET, TargetMicros, Won, aims
 from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
 from engine.campaigns import CampaignSet, most_bid
@@ -108,7 +108,7 @@ class PacingPI:
     """
 
     gains: Gains = Gains()
-    curve: Curve = EVEN
+    curve: Curves = EVEN
     band: Band = WHOLE_BAND
     target_gains: Gains = Gains()
     target_micros: TargetMicros = NO_TARGET

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.classic import WHOLE_BAND, Band, bids_in_reach
-from agents.horizon import EVEN, Curve, Horizon
+from agents.horizon import EVEN, Curves, Horizon
 from agents.landscape import Landscape, Prior, Target
 from engine.actions import Knob, Proposals, Source, no_proposals, proposals
 from engine.campaigns import CampaignSet
@@ -46,7 +46,7 @@ class OnlineLP:
     Parameters
     ----------
     curve:
-        The traffic that is expected over a day.
+        The traffic that is expected over a day or a week, of all campaigns or of each.
     half_life_hours:
         After so many hours an auction tells half as much of the market.
     prior:
@@ -59,7 +59,7 @@ class OnlineLP:
         the budget binds.
     """
 
-    curve: Curve = EVEN
+    curve: Curves = EVEN
     half_life_hours: float = 12.0
     prior: Prior = PRIOR
     expected_opportunities: float = 0.0

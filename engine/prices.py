@@ -20,8 +20,8 @@ BINS_AN_OCTAVE = 8
 WINDOW = 64
 """Bins that are kept apart below a bid in force, eight octaves; cheaper wins are counted in the lowest of them."""
 
-_MANTISSA_BITS = 52 - 3  # below the three that number the bins of an octave
-_BIN_OF_ONE = 1023 << 3
+MANTISSA_BITS = 52 - 3  # below the three that number the bins of an octave
+BIN_OF_ONE = 1023 << 3  # a float's bits above them, less this, are its bin
 
 
 def bin_of(price_per_value: ArrayLike) -> Int64:
@@ -30,7 +30,7 @@ def bin_of(price_per_value: ArrayLike) -> Int64:
     Bin 8·e + m holds [2^e · (1 + m/8), 2^e · (1 + (m + 1)/8)), so that a float's own bits name its bin.
     """
     bits = np.ascontiguousarray(price_per_value, dtype=np.float64).view(np.int64)
-    bins: Int64 = (bits >> _MANTISSA_BITS) - _BIN_OF_ONE
+    bins: Int64 = (bits >> MANTISSA_BITS) - BIN_OF_ONE
     return bins
 
 

@@ -27,6 +27,7 @@ from engine.runtime.plan import DAY_MINUTES, LimitsFile, Plan
 from engine.units import PPM, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
+from experiments.looking import told_prices
 from experiments.users import users_policy
 from experiments.worlds import world
 from sim.logs.ipinyou_auctions import read_auctions
@@ -149,13 +150,14 @@ def _budget(name: str, spec: settings.ReplayedCampaign, logged: Mapping[str, int
 def plan(config: RunConfig, campaigns: CampaignSet, controls: ControlState, grid: TickGrid, source: Any) -> Plan:
     """A plan over any source of the configuration's campaigns."""
     limits = _limits(config, campaigns, grid)
+    assignments = _assignments(config, campaigns, limits)
     return Plan(
         campaigns=campaigns,
         controls=controls,
         limits=limits if config.limits_file is None else _until_read(config, campaigns, grid),
         grid=grid,
-        source=source,
-        assignments=_assignments(config, campaigns, limits),
+        source=told_prices(source, assignments),
+        assignments=assignments,
         decision_every=config.decision_every,
         commands=_commands(config, campaigns),
         people=_people(config),

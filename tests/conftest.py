@@ -15,6 +15,7 @@ from hypothesis import settings
 from engine.runtime.local import LocalRunner
 from experiments import api
 from experiments.api import Run, Runner
+from tests.lookers import LOOKER
 from tests.scenarios import AUCTIONS, BINS, SIMULATION, config, full_world, write_auctions, write_bins
 
 # `make nightly` chooses it: longer searches, other draws each time
@@ -30,15 +31,27 @@ def _ray(shards: int, campaigns_per_actor: int | None = None) -> Runner:
     return RayRunner(shards, campaigns_per_actor)
 
 
-EVERY_JOB = ("simulated", "simulated, a decision every 5 ticks", "recorded", "factual", "auctions", "full world")
+EVERY_JOB = (
+    "simulated",
+    "simulated, a decision every 5 ticks",
+    "recorded",
+    "factual",
+    "auctions",
+    "full world",
+    "full world, a look at prices",
+    "recorded, a look at prices",
+)
 RUNNERS: dict[
     str, tuple[Callable[[], Runner], tuple[str, ...]]
 ] = {  # Ray takes seconds to start: each job where it tells
     "local": (LocalRunner, EVERY_JOB),
     "local-3-shards": (lambda: LocalRunner(3), EVERY_JOB),
     "ray-1-shard": (lambda: _ray(1), ("simulated",)),
-    "ray-2-shards": (lambda: _ray(2), ("simulated", "simulated, a decision every 5 ticks", "recorded", "full world")),
-    "ray-an-actor-each": (lambda: _ray(2, 1), ("simulated", "factual", "full world")),
+    "ray-2-shards": (
+        lambda: _ray(2),
+        ("simulated", "simulated, a decision every 5 ticks", "recorded", "full world", "full world, a look at prices"),
+    ),
+    "ray-an-actor-each": (lambda: _ray(2, 1), ("simulated", "factual", "full world", "full world, a look at prices")),
 }
 
 
@@ -59,12 +72,12 @@ def _simulated(_: Path, out: Path, runner: Runner, **changes: Any) -> Run:
     return api.simulate(config(SIMULATION, **changes), out=out, runner=runner)
 
 
-def _recorded(folder: Path, out: Path, runner: Runner) -> Run:
+def _recorded(folder: Path, out: Path, runner: Runner, **changes: Any) -> Run:
     """The replay of what one and the same local run recorded."""
     source = folder.parent / "recorded-source"  # of all stages
     if not source.exists():
         api.simulate(config(), out=source)
-    return api.replay(config(), source / "opportunities", out=out, runner=runner)
+    return api.replay(config(**changes), source / "opportunities", out=out, runner=runner)
 
 
 def _factual(folder: Path, out: Path, runner: Runner) -> Run:
@@ -75,11 +88,16 @@ def _auctions(folder: Path, out: Path, runner: Runner) -> Run:
     return api.replay(config(AUCTIONS), write_auctions(folder / "auctions.txt"), out=out, runner=runner)
 
 
+LOOKING = [LOOKER | {"campaigns": "all"}]
 JOBS: dict[str, Callable[[Path, Path, Runner], Run]] = {
     "simulated": _simulated,
     "simulated, a decision every 5 ticks": lambda *of: _simulated(*of, decision_every=5),
     "recorded": _recorded,
     "full world": lambda _, out, runner: api.simulate(full_world(), out=out, runner=runner),
+    "full world, a look at prices": lambda _, out, runner: api.simulate(
+        full_world(policies=LOOKING), out=out, runner=runner
+    ),
+    "recorded, a look at prices": lambda *of: _recorded(*of, policies=LOOKING),
     "factual": _factual,
     "auctions": _auctions,
 }

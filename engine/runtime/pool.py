@@ -32,7 +32,8 @@ class Pool:
         """
         if self._tasks is None:
             return map(function, items)
-        return self._tasks(function, items, self.workers * _AHEAD)
+        found: Iterator[_Out] = self._tasks(function, items, self.workers * _AHEAD)
+        return found
 
 
 @contextmanager

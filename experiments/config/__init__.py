@@ -171,6 +171,8 @@ def _model(name: str, given: dict[Any, Any]) -> type[SimulationConfig] | type[Re
     source = given.get("source")
     if "source" not in given:
         raise BadInput(f"{name}: source is missing: write 'source: simulation' or 'source: replay'")
+    if source == "bidding":
+        raise BadInput(f"{name}: source (=bidding) is a task for bidders: use bidtwin train or bidtwin evaluate")
     if not isinstance(source, str) or source not in _SOURCES:
         raise BadInput(
             f"{name}: source (={show(source)}) must be simulation or replay: {nearest(source, list(_SOURCES))}"

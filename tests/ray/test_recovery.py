@@ -20,7 +20,7 @@ from experiments import api
 from experiments.api import Run
 from experiments.config import RunConfig
 from tests.frames import assert_same
-from tests.rehearsals import Kill, Places, Rehearsed, small
+from tests.rehearsals import LOOKING_TOO, Kill, Places, Rehearsed, small
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -50,7 +50,7 @@ MARKET: Places = ((Moment.IN_SPAN, 12), (Moment.IN_SPAN, 33))
 
 @pytest.fixture(scope="module")
 def config() -> RunConfig:
-    return api.load(small())
+    return api.load(small(policies=LOOKING_TOO))
 
 
 @pytest.fixture(scope="module")
