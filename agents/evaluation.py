@@ -27,8 +27,6 @@ from sim.bidding import BiddingTask, Episodes
 
 CHUNK = 500
 """Episodes of a batch: some 80 MB where each has 4,500 opportunities."""
-EVALUATION_SEEDS = (9_001, 9_002, 9_003, 9_004, 9_005)
-"""Of held-out episodes: nothing is trained, tuned or promoted on them."""
 OVER = 0.05
 """Share by which the average cost may exceed its target before an episode counts as over it."""
 _LITTLE = 1e-9
