@@ -12,7 +12,7 @@ from engine.ledger import RecordKind, decode_round
 from engine.optimiser import Assignment
 from engine.runtime.local import LocalRunner
 from engine.runtime.store import LEDGER, read_ledger
-from experiments import api, build
+from experiments import api, build, proposers
 from experiments.api import Run
 from experiments.config import load_config
 from experiments.report.story_lines import story_text
@@ -141,11 +141,13 @@ def test_two_agents_of_one_class_are_told_apart() -> None:
     assert [each.name for each in made] == [f"{GREEDY} of policies[{place}]" for place in range(2)]
 
 
-def test_a_replays_fallback_paces_evenly() -> None:
-    document = config(AUCTIONS, policies=[{"policy": GREEDY, "campaigns": "all", "clip": True}])
-    loaded = api.load(document)
-    (spec,) = loaded.policies
-    assert build._fallback(loaded, spec).policy == "even_pi"
+def test_the_fallback_is_lp_km_where_prices_are_told() -> None:
+    loaded = api.load(small(policies=[AGENT], script={}))
+    made = assignment(AGENT)
+    assert made.fallback is not None
+    assert made.fallback.policy == proposers.OnlineLP(
+        curve=tuple(Curve(0.5, 20.0) for _ in range(len(loaded.campaigns))), band=(1 / 3, 3.0)
+    )
 
 
 @pytest.mark.parametrize(
