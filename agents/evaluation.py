@@ -23,7 +23,7 @@ from engine.campaigns import CampaignSet
 from engine.errors import BadInput
 from engine.policy import Policy, View
 from engine.units import Float64, Int64, TickGrid
-from sim.bidding import BiddingTask, Episodes
+from sim.bidding import Episodes
 
 CHUNK = 500
 """Episodes of a batch: some 80 MB where each has 4,500 opportunities."""
@@ -50,7 +50,15 @@ class Batch(NamedTuple):
     clusters: Int64  # int64[n], episodes with the same number share their luck
 
 
-def held_out(task: BiddingTask, episodes: int, seeds: Sequence[int], chunk: int = CHUNK) -> list[Batch]:
+class Task(Protocol):
+    """A distribution of episodes: `sim.bidding.BiddingTask`, or one over a log."""
+
+    def draw(self, seed: int, numbers: Int64) -> Episodes:
+        """The episodes of these numbers under a seed."""
+        ...
+
+
+def held_out(task: Task, episodes: int, seeds: Sequence[int], chunk: int = CHUNK) -> list[Batch]:
     """So many episodes of a task under each of the seeds, in batches."""
     if episodes < 1 or not seeds:
         raise BadInput(f"episodes (={episodes}) and seeds (={len(seeds)}) must be 1 or more: ask for some")

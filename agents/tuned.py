@@ -112,7 +112,7 @@ FOR_TARGET: dict[str, Settings] = {}
 """Tuned where there is a target of cost per value as well."""
 
 
-def bidder(name: str, task: BiddingTask) -> Policy:
-    """A baseline by its name, tuned for the default task with or without a target, and told what is known of a task."""
-    tuned = FOR_BUDGET if task.target_range is None else FOR_TARGET
-    return MAKERS[name]({**DEFAULTS[name], **tuned.get(name, {})}, Known.of(task))
+def bidder(name: str, known: Known, *, targeted: bool = False) -> Policy:
+    """A baseline by its name, tuned for the default task with a target or without, and told what is known of a task."""
+    tuned = FOR_TARGET if targeted else FOR_BUDGET
+    return MAKERS[name]({**DEFAULTS[name], **tuned.get(name, {})}, known)

@@ -19,8 +19,8 @@ from agents.tuned import DEFAULTS, MAKERS, Known, Settings
 from agents.tuning import Found, Span, search
 from engine.policy import Policy
 from engine.runtime.pool import pool
-from experiments import build
 from experiments.config.bidding import load_bidding
+from experiments.tasks import bidding_task
 from sim.bidding import BiddingTask
 
 CONFIG = Path("configs/bidding_default.yaml")
@@ -71,7 +71,7 @@ def main(
 ) -> None:
     """Search the settings of every baseline, where the budget alone binds and then with a target; print one JSON."""
     loaded = load_bidding(config)
-    plain, aiming = build.bidding_task(loaded), build.bidding_task(loaded, targeted=True)
+    plain, aiming = bidding_task(loaded.task), bidding_task(loaded.task, targeted=True)
     told: dict[str, Any] = {"seed": loaded.seed, "budget": {}, "target": {}}
     with pool(workers) as helpers:
         for name in only.split(","):

@@ -19,7 +19,6 @@ from experiments.report.story_lines import story_text
 from experiments.users import users_policy
 from tests.frames import assert_same
 from tests.rehearsals import At, Crash, begin, go_on, small
-from tests.scenarios import AUCTIONS, config
 
 GREEDY = "tests.greedy:Greedy"
 AGENT = {"policy": GREEDY, "campaigns": ["search-a", "search-b"], "clip": True}
