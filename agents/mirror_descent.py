@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.classic import WHOLE_BAND, Band, bids_in_reach, rows_of_bids
-from agents.horizon import EVEN, Curve, Horizon
+from agents.horizon import EVEN, Curves, Horizon
 from agents.targets import NO_TARGET, TargetMicros, Won, aims
 from engine.actions import Proposals
 from engine.campaigns import CampaignSet
@@ -57,7 +57,7 @@ class MirrorDescent:
     rate: float = 10.0
     target_rate: float = 10.0
     resolving: bool = False
-    curve: Curve = EVEN
+    curve: Curves = EVEN
     expected_opportunities: float = 0.0
     expected_weight: float = 1.0
     band: Band = WHOLE_BAND

@@ -258,6 +258,11 @@ class Traits:
         return column
 
 
+def keyed_traits(seed: int, numbers: Int64) -> Traits:
+    """The traits of the episodes of these numbers under a seed."""
+    return Traits.of(_keys(seed, numbers)[0])
+
+
 def _keys(seed: int, numbers: Int64) -> tuple[NDArray[Any], NDArray[Any]]:
     keys = np.empty((2, len(numbers)), dtype=np.uint64)
     _fill_keys(keys, np.asarray(numbers, dtype=np.int64), np.uint64(_task_key(seed)))
