@@ -383,6 +383,16 @@ def test_what_comes_in_one_round_with_the_quarantined_is_not_refused_for_it() ->
         assert case.ask(rows, another) == [refused] * len(rows) + [LOW]
 
 
+def test_a_quarantined_vector_is_compared_with_no_larger_campaigns() -> None:
+    case = Case()
+    case.campaigns = campaign_set((4, *(2,) * (N - 1)))
+    case.limits, case.state = replace(Limits.of(case.campaigns), day=DAY), controls(case.campaigns)
+    quarantine = (Quarantine(5, Knob.WEIGHTS, 0, (600_000, 400_000), TICK + 1),)
+    case.standing = replace(case.standing, quarantine=quarantine)
+    rows = vector([600_000, 400_000], Source.RULE, 5), vector([250_001, 249_999, 250_001, 249_999], Source.RULE)
+    assert case.ask(*rows) == [(Outcome.REFUSED, Reason.QUARANTINED)] * 2 + [LOW] * 4
+
+
 def test_a_fall_that_was_rolled_back_is_quarantined_downwards() -> None:
     case = Case()
     rolled_back(case, part(-5))
