@@ -147,22 +147,23 @@ def _threshold(known: Landscape, edges: Float64, first: Int64, cost: Float64, ta
 def _outlook(known: Landscape, edges: Float64, first: Int64, bid: Int64, brought: Float64) -> None:
     for i in range(bid.size):
         at = edges[first[i] : first[i] + WINDOW + 1]
-        surviving = 1.0
+        surviving, wins, cost, value = 1.0, 0.0, 0.0, 0.0
         for k in range(WINDOW):
             if at[k] >= bid[i]:
                 break
             if known.wins[i, k] <= 0:
                 continue
-            part = min(1.0, (bid[i] - at[k]) / (at[k + 1] - at[k]))
-            hazard = known.hazard[i, k]
-            if part < 1:
-                hazard = -math.expm1(-part * known.wins[i, k] / known.exposure[i, k])
+            hazard, end = known.hazard[i, k], at[k + 1]
+            if end > bid[i]:
+                part = (bid[i] - at[k]) / (end - at[k])
+                hazard, end = -math.expm1(-part * known.wins[i, k] / known.exposure[i, k]), np.float64(bid[i])
             dying = surviving * hazard
             surviving -= dying
             worth = dying * known.value[i, k] / known.wins[i, k]
-            brought[i, 0] += dying
-            brought[i, 1] += worth * 0.5 * (at[k] + min(at[k + 1], bid[i]))
-            brought[i, 2] += worth
+            wins += dying
+            cost += worth * 0.5 * (at[k] + end)
+            value += worth
+        brought[i, 0], brought[i, 1], brought[i, 2] = wins, cost, value
 
 
 @kernel
