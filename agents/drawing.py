@@ -79,7 +79,7 @@ class Picture:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.3g}")
         axes.tick_params(axis="y", which="minor", labelsize=7)
-        axes.set_ylabel("bid, million micros")
+        axes.set_ylabel("bid, units of currency")
 
 
 def _figure() -> Any:
