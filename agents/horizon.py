@@ -99,6 +99,18 @@ class Horizon(NamedTuple):
         left: Float64 = np.where(self.closed(tick), 1.0, 1.0 - self.done[self.row, tick])
         return left
 
+    def ticks_left(self, tick: int) -> Float64:
+        """Share of the period's ticks to come after this one, likewise; float64[n]."""
+        shares = np.ones(len(self.closes))
+        for kind, closes in enumerate(self.closes):
+            ends = np.flatnonzero(closes)
+            following, opened = ends[ends > tick], ends[ends <= tick]
+            last = following[0] if following.size else tick  # of the run: nothing comes
+            first = opened[-1] + 1 if opened.size else 0
+            shares[kind] = (last - tick) / max(last + 1 - first, 1)
+        left: Float64 = shares[self.period]
+        return left
+
     def gone(self, tick: int) -> Float64:
         """Traffic since the run began, in periods' worth."""
         gone: Float64 = self.traffic[self.row, tick]

@@ -57,6 +57,8 @@ class OnlineLP:
     target_micros:
         The most that a unit of value may cost on average over the period, for all campaigns or for each; infinite: only
         the budget binds.
+    first_price:
+        Whether winners pay their own bid, in all campaigns' markets or in each one's.
     """
 
     curve: Curves = EVEN
@@ -66,6 +68,7 @@ class OnlineLP:
     expected_weight: float = 1.0
     band: Band = WHOLE_BAND
     target_micros: float | tuple[float, ...] = math.inf
+    first_price: bool | tuple[bool, ...] = False
 
     looks_at_prices = True
 
@@ -109,7 +112,8 @@ class OnlineLP:
         assert view.prices is not None
         known = memory.landscape
         if known is None:
-            known = Landscape.unseen(view.controls.anchor[:, Knob.BID], self.prior)
+            pays_bid = np.broadcast_to(np.asarray(self.first_price, dtype=np.bool_), len(memory.got)).copy()
+            known = Landscape.unseen(view.controls.anchor[:, Knob.BID], self.prior, pays_bid)
         hours = (view.tick - memory.seen) * memory.tick_hours
         landscape = known.learn(view, 0.5 ** (hours / self.half_life_hours))
         won = view.prices.value_of(len(memory.got))

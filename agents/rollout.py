@@ -22,10 +22,10 @@ from engine.guard import check
 from engine.judgement import Judgement, Outcome
 from engine.limits import Limits
 from engine.policy import Policy, View
-from engine.prices import Prices, lowest_bins
+from engine.prices import lowest_bins
 from engine.units import MAX_MICROS, Float64, Int64, TickGrid
 from sim.bidding import Episodes
-from sim.streams import Entry, enter
+from sim.streams import Entry, Offers
 
 BAND = (Fraction(1, 10), Fraction(10))
 """The mandate's band around the first bid."""
@@ -94,15 +94,12 @@ class Rollout:
         self.tick += 1
         episodes, bid = self._episodes, self.controls.bid
         lowest = lowest_bins(bid)
-        step = np.full(len(episodes), self.tick, dtype=np.int64)
-        enter(
-            episodes.streams, step, episodes.steps, bid, episodes.budget, self.charged, lowest,
-            episodes.first_price, self._entry,
-        )  # fmt: skip
+        offers = Offers(bid, episodes.budget, self.charged, lowest, episodes.first_price)
+        episodes.streams.play(self.tick, episodes.steps, offers, self._entry)
         recent = self._entry.counts.copy()
         self._lifetime = self._lifetime + recent
         self.value_ppm += self._entry.won[:, :, 1].sum(axis=1)
-        prices = Prices.of(self._entry.won, lowest)
+        prices = self._entry.prices(lowest)
         return View(self.tick, self.controls, recent, self._lifetime, self._lifetime, prices=prices)
 
     def act(self, proposed: Proposals) -> Judgement:

@@ -307,6 +307,8 @@ def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple
 
 def _header(config: RunConfig, campaigns: CampaignSet) -> dict[str, Any]:
     echo = config.model_dump(mode="json", exclude=set(_ABOUT_PROCESSES))
+    for policy in echo["policies"]:
+        policy.pop("model", None)  # where it lies decides nothing; its fingerprint tells what it is
     names = {
         "campaigns": campaigns.ids,
         "creatives": campaigns.creatives,

@@ -121,6 +121,27 @@ def replay(
 
 
 @app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A bidding task's file with its part training.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to make [default: policies/ and the task's name].")
+    ] = None,
+    seed: Seed = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training that was interrupted in the folder.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a bidding policy: imitation of hindsight, then PPO; writes policy.npz with its card."""
+    from experiments.show import card_text, training_progress
+    from experiments.training import train as train_policy
+
+    with training_progress(quiet=quiet) as watch:
+        policy = train_policy(config, out, seed, resume=resume, watch=watch)
+    typer.echo(card_text(policy))
+
+
+@app.command()
 def approve(
     run: RunFolder, campaign: CampaignName, knob: KnobName, by: As, wait: Wait = False, command: CommandId = None
 ) -> None:

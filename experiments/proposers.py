@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
 from agents.ecpc import EcpcPid
 from agents.horizon import EVEN, Curve
+from agents.learned import Learned, Model, shipped
 from agents.lp import OnlineLP
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
@@ -27,7 +30,7 @@ from experiments.looking import can_tell_prices
 from experiments.places import audiences, members, shares
 from experiments.users import users_policy
 
-_BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcPid
+_BuiltIn: TypeAlias = settings.Fallback | settings.LearnedPolicy | settings.DailyBudgets | settings.EcpcPid
 
 
 def assignments(config: RunConfig, campaigns: CampaignSet, limits: Limits) -> tuple[Assignment, ...]:
@@ -70,10 +73,29 @@ class _Served:
         """The traffic curve of each one's market; of a log none is known, and all hours are alike."""
         if not isinstance(self.config, SimulationConfig):
             return (EVEN,) * len(self.members)
-        markets = self.config.markets
-        return tuple(
-            _curve(markets[self.campaigns.markets[place]].traffic) for place in self.campaigns.market[self.members]
-        )
+        return tuple(_curve(self.config.markets[market].traffic) for market in self.markets)
+
+    @property
+    def first_price(self) -> tuple[bool, ...]:
+        """Whether each one's market charges winners their own bid."""
+        if isinstance(self.config, SimulationConfig):
+            return tuple(self.config.markets[market].auction == "first_price" for market in self.markets)
+        return (self.config.auction == "first_price",) * len(self.members)
+
+    @property
+    def markets(self) -> list[str]:
+        """The market of each one."""
+        return [self.campaigns.markets[place] for place in self.campaigns.market[self.members]]
+
+
+def planned_curve(config: RunConfig, spec: Any, campaign: str) -> Curve:
+    """The traffic along which a pacing policy means to spend a campaign's budget: its own, the market's, or none."""
+    traffic = getattr(spec, "traffic", None)
+    if traffic is not None:
+        return _daily(traffic)
+    if isinstance(spec, settings.EvenPi) or not isinstance(config, SimulationConfig):
+        return EVEN
+    return _curve(config.markets[config.campaigns[campaign].market].traffic)
 
 
 def _curve(traffic: settings.MarketTraffic) -> Curve:
@@ -107,23 +129,42 @@ def _fallback(served: _Served) -> settings.Fallback:
 
 
 def _policy(spec: _BuiltIn, served: _Served) -> Policy:
-    match spec:
-        case settings.ConstantBids():
-            return Constant()
-        case settings.EvenPacing():
-            return PacingPI(_gains(spec.gains), band=served.band(Knob.BID))
-        case settings.TrafficAwarePacing():
-            return PacingPI(_gains(spec.gains), _daily(spec.traffic), served.band(Knob.BID))
-        case settings.LpKm():
-            return _online_lp(spec, served)
-        case settings.DailyBudgets():
-            return DailyBudgets(spec.max_change, served.band(Knob.BUDGET))
-        case settings.EcpcPid():
-            return _ecpc_pid(spec, served.band(Knob.BID))
+    return next(make(spec, served) for kind, make in _MAKERS.items() if isinstance(spec, kind))
+
+
+def _constant(_: settings.ConstantBids, __: _Served) -> Policy:
+    return Constant()
+
+
+def _even_pi(spec: settings.EvenPacing, served: _Served) -> Policy:
+    return PacingPI(_gains(spec.gains), band=served.band(Knob.BID))
+
+
+def _traffic_aware_pi(spec: settings.TrafficAwarePacing, served: _Served) -> Policy:
+    return PacingPI(_gains(spec.gains), _daily(spec.traffic), served.band(Knob.BID))
+
+
+def _daily_budgets(spec: settings.DailyBudgets, served: _Served) -> Policy:
+    return DailyBudgets(spec.max_change, served.band(Knob.BUDGET))
 
 
 def _daily(traffic: settings.Traffic) -> Curve:
     return Curve(traffic.amplitude, traffic.peak_hour)
+
+
+def _learned(spec: settings.LearnedPolicy, served: _Served) -> Policy:
+    model = shipped() if spec.model is None else Model.load(Path(spec.model))
+    programme = replace(
+        model.lp,
+        curve=served.curves if spec.traffic is None else _daily(spec.traffic),
+        expected_opportunities=spec.expected_opportunities,
+        band=served.band(Knob.BID),
+        first_price=served.first_price,
+    )
+    policy = Learned(model, programme)
+    if spec.target_micros is None:
+        return policy
+    return policy.aiming_at(np.full(len(served.members), float(spec.target_micros)))
 
 
 def _online_lp(spec: settings.LpKm, served: _Served) -> OnlineLP:
@@ -133,10 +174,11 @@ def _online_lp(spec: settings.LpKm, served: _Served) -> OnlineLP:
         expected_opportunities=spec.expected_opportunities,
         band=served.band(Knob.BID),
         target_micros=math.inf if spec.target_micros is None else float(spec.target_micros),
+        first_price=served.first_price,
     )
 
 
-def _ecpc_pid(spec: settings.EcpcPid, band: Band) -> EcpcPid:
+def _ecpc_pid(spec: settings.EcpcPid, served: _Served) -> Policy:
     return EcpcPid(
         reference_micros=spec.reference_ecpc_micros,
         base_bid_micros=spec.base_bid_micros,
@@ -144,12 +186,23 @@ def _ecpc_pid(spec: settings.EcpcPid, band: Band) -> EcpcPid:
         ki=spec.gains.ki,
         kd=spec.gains.kd,
         clip=spec.clip,
-        band=band,
+        band=served.band(Knob.BID),
     )
 
 
 def _gains(spec: settings.Gains) -> Gains:
     return Gains(spec.proportional, spec.integral)
+
+
+_MAKERS: dict[type, Callable[[Any, _Served], Policy]] = {
+    settings.ConstantBids: _constant,
+    settings.EvenPacing: _even_pi,
+    settings.TrafficAwarePacing: _traffic_aware_pi,
+    settings.LpKm: _online_lp,
+    settings.LearnedPolicy: _learned,
+    settings.DailyBudgets: _daily_budgets,
+    settings.EcpcPid: _ecpc_pid,
+}
 
 
 def _script(config: RunConfig, campaigns: CampaignSet) -> Scripted:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from engine.runtime.local import Progress
     from experiments.evaluation import Comparison
     from experiments.runs import Run
+    from experiments.training import Stage
 
 _Column = tuple[str, str, str]  # of the summary: name, heading, format
 _COLUMNS: tuple[_Column, ...] = (
@@ -100,6 +102,51 @@ def _decided(now: Progress) -> str:
     names, counts = np.unique(now.approved.rows.knob, return_counts=True)
     changes = [f"{count:,} {Knob(knob).name.lower()}" for knob, count in zip(names, counts, strict=True)]
     return f"changing {', '.join(changes)}" if changes else "changing nothing"
+
+
+@contextmanager
+def training_progress(*, quiet: bool) -> Iterator[Callable[[Stage], None]]:
+    """A live bar of a training's stage, and a line for every part of it that is done."""
+    console = Console(stderr=True, quiet=quiet)
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def watch(stage: Stage) -> None:
+            bar.update(task, description=stage.name, completed=stage.done, total=stage.of)
+            if stage.told:
+                line = f"{stage.name} {stage.done:,} of {stage.of:,} · {stage.told}"
+                console.print(line, highlight=False, soft_wrap=True)
+
+        yield watch
+
+
+def card_text(policy: Path) -> str:
+    """A learned policy's card in a few lines: its scores beside LP-KM's, and what the gate says."""
+    from agents.learned import Model  # noqa: PLC0415 - its kernels are needed by no other table
+
+    card = Model.load(policy).card or {}
+    lines = []
+    for name, rows in card.get("scores", {}).items():
+        mine, theirs = (rows[who]["score"] for who in ("policy", "lp_km"))
+        mean, low, high = (100 * number for number in rows["policy"]["gain"])
+        over = rows["policy"]["over_target"]
+        kept = "" if over is None else f"; {over:.1%} of the episodes more than 5 % over their target"
+        lines.append(
+            f"{name:8}{mine[0]:.4f} [{mine[1]:.4f}, {mine[2]:.4f}] of hindsight, LP-KM {theirs[0]:.4f}, "
+            f"gain {mean:+.2f} points [{low:+.2f}, {high:+.2f}]{kept}"
+        )
+    verdict = card.get("verdict") or {}
+    reasons = "; ".join(verdict.get("reasons", ()))
+    lines.append(f"gate    {verdict.get('standing', 'candidate')}" + (f": {reasons}" if reasons else ""))
+    return "\n".join([*lines, f"policy  {policy}"])
 
 
 def result(run: Run) -> None:

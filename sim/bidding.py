@@ -7,9 +7,10 @@ and that number, whatever else is drawn beside it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,14 @@ from engine.units import Float64, Int64
 from sim.drift import drift
 from sim.kernel import kernel
 from sim.oracle import Optimum, optimum, whole_cost
-from sim.rng import ARRIVALS, EPISODE, TRAIT, fill_uniforms, fine_uniform, key_of, philox
-from sim.streams import Laws, Streams, draw
+from sim.rng import ARRIVALS, EPISODE, TRAIT, TURN, fill_uniforms, fine_uniform, key_of, philox
+from sim.streams import Laws, Market, draw
 from sim.traffic import poisson
 
 Range = tuple[float, float]
 _TRAITS = (
     "volume", "amplitude", "phase", "value_sigma", "price_sigma", "correlation", "level", "season", "shifts", "shift",
-    "shift_step", "budget_share", "start", "target",
+    "shift_step", "budget_share", "start", "target", "targeted",
 )  # fmt: skip
 REFERENCE_MICROS = 1_000_000
 """The price level 1 of a task in micros: fine enough that whole micros round nothing that matters."""
@@ -61,8 +62,13 @@ class BiddingTask:
     target_range:
         None: the budget alone binds. Else the target cost per unit of value is the optimum's average cost times
         exp(uniform in this range).
+    target_share:
+        With a target range, the share of the episodes that have a target; the others' is infinite.
     first_price:
         Whether winners pay their own bid.
+    market:
+        How opportunities come about from their laws: `sim.streams.draw` draws each of them, `sim.binned.draw` counts
+        them by price per value, the same in distribution.
     """
 
     steps: int = 48
@@ -84,7 +90,9 @@ class BiddingTask:
     budget_share: Range = (0.05, 0.5)
     start_sigma: float = 0.5
     target_range: Range | None = None
+    target_share: float = 1.0
     first_price: bool = False
+    market: Callable[[Laws], Market] = draw
 
     @cached_property
     def known_curve(self) -> Float64:
@@ -92,6 +100,11 @@ class BiddingTask:
         curve = self._curve(np.array([self.known_amplitude]), np.zeros(1))[0]
         share: Float64 = curve / curve.sum()
         return share
+
+    @property
+    def expected_opportunities(self) -> float:
+        """How many opportunities an episode holds on average over all episodes."""
+        return self.steps * sum(self.volume) / 2
 
     def _curve(self, amplitude: Float64, phase: Float64) -> Float64:
         """Expected traffic relative to its mean; float64[n, steps]."""
@@ -114,7 +127,7 @@ class BiddingTask:
         mean = mean * self._curve(traits.within("amplitude", self.amplitude), phase)
         arrivals = np.empty((self.steps, len(numbers)))
         fill_uniforms(arrivals, market_key, 0, ARRIVALS)
-        streams = draw(
+        market = self.market(
             Laws(
                 market_key=market_key,
                 campaign_key=campaign_key,
@@ -125,7 +138,7 @@ class BiddingTask:
                 correlation=traits.within("correlation", self.correlation),
             )
         )
-        return self._episodes(streams, traits, len(numbers))
+        return self._episodes(market, traits, len(numbers))
 
     def _log_level(self, traits: Traits, phase: Float64, keys: NDArray[Any]) -> Float64:
         """The price level's logarithm; float64[n, steps]."""
@@ -139,29 +152,73 @@ class BiddingTask:
         log_level: Float64 = level + wander
         return log_level
 
-    def _episodes(self, streams: Streams, traits: Traits, episodes: int) -> Episodes:
+    def _episodes(self, market: Market, traits: Traits, episodes: int) -> Episodes:
+        lots = market.lots
         low, high = (math.log(share) for share in self.budget_share)
         share = np.exp(low + (high - low) * traits.uniform("budget_share"))
-        budget = np.maximum(np.floor(share * whole_cost(streams, episodes)), 1).astype(np.int64)
-        best = optimum(streams, budget)
+        budget = np.maximum(np.floor(share * whole_cost(lots, episodes)), 1).astype(np.int64)
+        best = optimum(lots, budget)
         target = None
         if self.target_range is not None:
             average = best.cost / np.maximum(best.value, 1e-12)
             target = average * np.exp(traits.within("target", self.target_range))
-            best = optimum(streams, budget, target)
+            target = np.where(traits.uniform("targeted") < self.target_share, target, np.inf)
+            best = optimum(lots, budget, target)
         start = best.threshold * np.exp(self.start_sigma * traits.normal("start"))
         bid = np.clip(np.floor(start), 1, budget).astype(np.int64)
-        return Episodes(streams, self.steps, bid, budget, target, best, self.first_price)
+        return Episodes(market, self.steps, bid, budget, target, best, self.first_price)
+
+
+class Source(Protocol):
+    """Where episodes come from: a task's distribution, or a log."""
+
+    @property
+    def steps(self) -> int:
+        """Ticks of an episode."""
+        ...
+
+    @property
+    def known_curve(self) -> Float64:
+        """The traffic curve bidders know, as a share of the episode's traffic per step; float64[steps]."""
+        ...
+
+    @property
+    def expected_opportunities(self) -> float:
+        """How many opportunities bidders expect of an episode."""
+        ...
+
+    def draw(self, seed: int, numbers: Int64) -> Episodes:
+        """The episodes of these numbers under a seed."""
+        ...
+
+
+def episode_numbers(seeds: NDArray[Any], played: Int64) -> Int64:
+    """The number of the next episode under each seed (uint64[n]) after so many (int64[n]); int64[n], >= 0.
+
+    A hash of 63 bits: the episodes of different seeds are different ones, and none has a small number, so that what is
+    held out by small numbers is held out.
+    """
+    numbers = np.empty(len(seeds), dtype=np.int64)
+    _fill_numbers(numbers, np.asarray(seeds, dtype=np.uint64), np.asarray(played, dtype=np.int64))
+    return numbers
+
+
+@kernel
+def _fill_numbers(out: Int64, seeds: Any, played: Int64) -> None:
+    for i in range(out.size):
+        w = philox(np.uint64(played[i]), np.uint64(0), np.uint64(TURN), np.uint64(0), seeds[i])
+        out[i] = np.int64(((w[0] << np.uint64(32)) | w[1]) >> np.uint64(1))
 
 
 @dataclass(frozen=True)
 class Episodes:
     """n episodes of one length: their opportunities, what they begin with, and what hindsight would have made of them.
 
-    `target` is the most that a unit of value may cost on average, float64[n] in micros; None: only the budget binds.
+    `target` is the most that a unit of value may cost on average, float64[n] in micros; None: only the budget binds, as
+    it does where the target is infinite.
     """
 
-    streams: Streams
+    streams: Market
     steps: int
     bid: Int64
     budget: Int64

@@ -11,12 +11,14 @@ from experiments.benchmarks import (
     aggregate,
     auction_multi,
     auction_single,
+    env_steps,
     episode_48x500k,
     guard,
     interrupt,
     memory,
     recovery,
     scaling,
+    serving,
     tick_overhead,
 )
 from experiments.benchmarks.measuring import Figure
@@ -25,6 +27,8 @@ BENCHMARKS: dict[str, Callable[..., Figure]] = {
     "aggregate": aggregate.measure,
     "auction_multi": auction_multi.measure,
     "auction_single": auction_single.measure,
+    "env_steps": env_steps.measure_aggregate,
+    "env_steps_opportunities": env_steps.measure_opportunities,
     "episode_48x500k": episode_48x500k.measure,
     "episode_48x500k_memory": episode_48x500k.measure_memory,
     "guard": guard.measure,
@@ -34,6 +38,7 @@ BENCHMARKS: dict[str, Callable[..., Figure]] = {
     "recovery": recovery.measure,
     "scaling_campaigns": scaling.measure_campaigns,
     "scaling_shards": scaling.measure_shards,
+    "serving": serving.measure,
     "tick_overhead": tick_overhead.measure,
 }
 

@@ -12,6 +12,7 @@ from engine.errors import BadInput
 from experiments.config.models import SCHEMA_VERSION
 from experiments.config.problems import Problem, check_version, from_pydantic, refusal, show
 from experiments.config.reading import document
+from experiments.config.training import Training
 from experiments.config.values import Id, Ratio
 from experiments.config.world import Model
 
@@ -82,7 +83,7 @@ class HeldOut(Model):
 
 
 class BiddingConfig(Model):
-    """The bidding task."""
+    """The bidding task; `training` is how `bidtwin train` makes a policy for it."""
 
     schema_version: Literal[1]
     name: Id
@@ -90,6 +91,7 @@ class BiddingConfig(Model):
     seed: Seed
     task: Task
     held_out: HeldOut
+    training: Training | None = None
 
 
 def load_bidding(source: Path | Mapping[str, Any]) -> BiddingConfig:
@@ -141,3 +143,24 @@ def _problems(config: BiddingConfig) -> Iterator[Problem]:
     if config.seed in config.held_out.seeds:
         rule = "must not hold the seed that policies are made from: choose others"
         yield Problem(("held_out", "seeds"), rule, list(config.held_out.seeds))
+    if config.training is not None:
+        yield from _of_training(config, config.training)
+
+
+def _of_training(config: BiddingConfig, training: Training) -> Iterator[Problem]:
+    if training.imitation is None and training.ppo is None:
+        yield Problem(("training",), "must hold imitation, ppo or both: add one")
+    if training.imitation is not None:
+        shares = {
+            "target_share": training.imitation.target_share,
+            "target_quantile": training.imitation.target_quantile,
+        }
+        for name, share in shares.items():
+            if share == 0:
+                yield Problem(("training", "imitation", name), "must be above 0: write 50%", share)
+    if training.validation.seed in (config.seed, *config.held_out.seeds):
+        rule = "must be neither the file's own seed nor held out: choose another"
+        yield Problem(("training", "validation", "seed"), rule, training.validation.seed)
+    if training.ppo is not None and training.ppo.environments % training.ppo.batches:
+        rule = f"must be a multiple of batches (={training.ppo.batches}): choose another"
+        yield Problem(("training", "ppo", "environments"), rule, training.ppo.environments)

@@ -102,6 +102,25 @@ class LpKmPolicy(LpKm):
     campaigns: Chosen
 
 
+class LearnedPolicy(Model):
+    """Bids for some campaigns what a trained network makes of LP-KM's plan, as `agents.learned` explains.
+
+    model:
+        The `policy.npz` of a training, relative to the configuration's folder; None: the one that is shipped. Once
+        loaded, the path is absolute.
+    fingerprint:
+        SHA-256 of that file. Once loaded it stands here, so that a run tells what bade, and goes on with no other.
+    """
+
+    policy: Literal["learned"]
+    campaigns: Chosen
+    model: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    traffic: Traffic | None = None
+    expected_opportunities: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    target_micros: PositiveMicros | None = None
+
+
 class DailyBudgets(Model):
     """Moves budgets once a day, each by at most `max_change`."""
 
@@ -160,6 +179,7 @@ PolicySpec: TypeAlias = Annotated[
     | Annotated[EvenPi, Tag("even_pi")]
     | Annotated[TrafficAwarePi, Tag("traffic_aware_pi")]
     | Annotated[LpKmPolicy, Tag("lp_km")]
+    | Annotated[LearnedPolicy, Tag("learned")]
     | Annotated[DailyBudgets, Tag("daily_budgets")]
     | Annotated[EcpcPid, Tag("ecpc_pid")]
     | Annotated[UsersPolicy, Tag(UsersPolicy.__name__)],
