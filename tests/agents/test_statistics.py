@@ -44,7 +44,7 @@ def test_copies_of_a_campaign_tell_no_more_than_one_of_it() -> None:
 
 @pytest.mark.parametrize(("n", "clusters"), [(20, None), (200, None), (60, 20)])
 def test_intervals_cover_the_mean_as_often_as_they_say(n: int, clusters: int | None) -> None:
-    """Of 1,000 samples of normal values (with a common part in clusters) 95 % ± 3 cover: 4 standard errors are 2.8 %."""
+    """Of 1,000 samples of normal values (clusters share a part) 95 % ± 3 cover: 4 standard errors are 2.8 %."""
     generator = np.random.default_rng(5)
     place = None if clusters is None else np.repeat(np.arange(clusters), n // clusters)
     covered = 0
