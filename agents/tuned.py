@@ -110,7 +110,7 @@ FOR_BUDGET: dict[str, Settings] = {
     "even_pi": {"proportional": 0.323, "integral": 0.0272},
     "traffic_aware_pi": {"proportional": 0.262, "integral": 0.341},
     "mirror_descent": {"rate": 20.1, "expected_weight": 0.142},
-    "mirror_descent_resolving": {"rate": 13.1, "expected_weight": 2.3},
+    "mirror_descent_resolving": {"rate": 13.0, "expected_weight": 1.0},
     "lp_km": {
         "half_life_hours": 17.0,
         "expected_weight": 5.0,
@@ -127,8 +127,8 @@ FOR_TARGET: dict[str, Settings] = {
     "pid_rule": {"slack": 0.173},
     "even_pi": {"proportional": 0.239, "integral": 0.834, "target_proportional": 0.536, "target_integral": 0.163},
     "traffic_aware_pi": {"proportional": 0.262, "integral": 0.341},
-    "mirror_descent": {"rate": 13.7, "target_rate": 53.3, "expected_weight": 0.0647},
-    "mirror_descent_resolving": {"rate": 11.7, "target_rate": 54.4, "expected_weight": 0.677},
+    "mirror_descent": {"rate": 8.55, "target_rate": 24.4, "expected_weight": 0.167},
+    "mirror_descent_resolving": {"rate": 25.9, "target_rate": 30.2, "expected_weight": 0.202},
     "lp_km": {
         "half_life_hours": 3.48,
         "expected_weight": 1.19,

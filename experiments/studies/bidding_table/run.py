@@ -6,9 +6,9 @@ python -m experiments.studies.bidding_table.run [POLICY.npz …] [--episodes N] 
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ import numpy as np
 import typer
 
 from agents.evaluation import Evaluation, Work, evaluate, held_out
+from agents.learned import Learned, Model, shipped
 from agents.promotion import LEVEL, NO_WORSE, POINT, finding, stress_sets
 from agents.rollout import LARGEST_STEP
 from agents.tuned import MAKERS, REFERENCE, Known, bidder
@@ -23,13 +24,12 @@ from engine.policy import Policy
 from engine.runtime.pool import pool
 from engine.units import Float64
 from experiments.config.bidding import BiddingConfig, load_bidding
-from experiments.evaluation import Comparison, Ground, learned_policy
+from experiments.evaluation import LEARNED, Comparison, Ground
 from experiments.report.comparison import lead, markdown, notes
 from experiments.tasks import bidding_task
 from sim.bidding import BiddingTask
 
 CONFIG = Path(__file__).with_name("config.yaml")
-SHIPPED = Path("agents/policies")
 STRESS_EPISODES = 400
 TRIALS = 2_000
 _GAINS = "traffic_aware_pi"
@@ -58,7 +58,7 @@ def study(
     config = load_bidding(CONFIG)
     plain, aiming = bidding_task(config.task), bidding_task(config.task, targeted=True)
     count = episodes or config.held_out.episodes
-    files = [*sorted(SHIPPED.glob("*.npz")), *learned]
+    files = {file.stem: file for file in learned}
     budget = _compared(config, plain, files, count, work)
     target = _compared(config, aiming, files, count, work)
     parts = [
@@ -71,13 +71,15 @@ def study(
     return "\n\n".join(text) + "\n"
 
 
-def _policies(task: BiddingTask, files: Sequence[Path]) -> dict[str, Policy]:
+def _policies(task: BiddingTask, files: Mapping[str, Path]) -> dict[str, Policy]:
     targeted = task.target_range is not None
     built_in: dict[str, Policy] = {name: bidder(name, Known.of(task), targeted=targeted) for name in MAKERS}
-    return built_in | {file.stem: learned_policy(file) for file in files}
+    return built_in | {LEARNED: Learned(shipped())} | {name: Learned(Model.load(file)) for name, file in files.items()}
 
 
-def _compared(config: BiddingConfig, task: BiddingTask, files: Sequence[Path], count: int, work: Work) -> Comparison:
+def _compared(
+    config: BiddingConfig, task: BiddingTask, files: Mapping[str, Path], count: int, work: Work
+) -> Comparison:
     batches = held_out(task, count, config.held_out.seeds)
     played = evaluate(_policies(task, files), batches, work=work)
     told = {"episodes": count, "seeds": list(config.held_out.seeds)}
@@ -85,7 +87,7 @@ def _compared(config: BiddingConfig, task: BiddingTask, files: Sequence[Path], c
     return Comparison(ground, REFERENCE, tuple(played.summary(name, REFERENCE) for name in played.scores), played)
 
 
-def _stressed(config: BiddingConfig, task: BiddingTask, files: Sequence[Path], count: int, work: Work) -> str:
+def _stressed(config: BiddingConfig, task: BiddingTask, files: Mapping[str, Path], count: int, work: Work) -> str:
     """Gains over LP-KM on every stress set, and LP-KM's own score."""
     sets = {"default": (task, LARGEST_STEP)} | stress_sets(task)
     columns: dict[str, dict[str, str]] = {}
@@ -141,7 +143,7 @@ def main(
     with pool(workers) as helpers:
         text = study(learned or (), episodes=episodes, stress_episodes=stress_episodes, trials=trials, work=helpers.map)
     took = time.perf_counter() - began
-    head = f"Measured on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, in {took:.0f} s with {workers} processes.\n\n"
+    head = f"Measured on {dt.datetime.now(dt.UTC):%Y-%m-%d}, in {took:.0f} s with {workers} processes.\n\n"
     if out is None:
         typer.echo(head + text)
     else:
