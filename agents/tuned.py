@@ -84,7 +84,7 @@ MAKERS: dict[str, Callable[[Settings, Known], Policy]] = {
 """From settings, and what is known of the task, to a policy."""
 
 _PI = {"proportional": 0.3, "integral": 0.3, "target_proportional": 0.3, "target_integral": 0.3}
-_DESCENT = {"rate": 10.0, "target_rate": 10.0, "expected_weight": 1.0}
+_DESCENT = {"rate": 13.0, "target_rate": 50.0, "expected_weight": 1.0}
 DEFAULTS: dict[str, Settings] = {
     "constant": {},
     "pid_rule": {"slack": 0.1},
@@ -105,10 +105,40 @@ DEFAULTS: dict[str, Settings] = {
 }
 """The constructors' own."""
 
-FOR_BUDGET: dict[str, Settings] = {}
+FOR_BUDGET: dict[str, Settings] = {
+    "pid_rule": {"slack": 0.328},
+    "even_pi": {"proportional": 0.323, "integral": 0.0272},
+    "traffic_aware_pi": {"proportional": 0.262, "integral": 0.341},
+    "mirror_descent": {"rate": 20.1, "expected_weight": 0.142},
+    "mirror_descent_resolving": {"rate": 13.0, "expected_weight": 1.0},
+    "lp_km": {
+        "half_life_hours": 17.0,
+        "expected_weight": 5.0,
+        "prior_weight": 300.0,
+        "prior_offset": 0.222,
+        "prior_sigma": 0.662,
+        "prior_value": 0.7,
+        "prior_slope": 1.0,
+    },
+}
 """Tuned where the budget alone binds."""
 
-FOR_TARGET: dict[str, Settings] = {}
+FOR_TARGET: dict[str, Settings] = {
+    "pid_rule": {"slack": 0.173},
+    "even_pi": {"proportional": 0.239, "integral": 0.834, "target_proportional": 0.536, "target_integral": 0.163},
+    "traffic_aware_pi": {"proportional": 0.262, "integral": 0.341},
+    "mirror_descent": {"rate": 8.55, "target_rate": 24.4, "expected_weight": 0.167},
+    "mirror_descent_resolving": {"rate": 25.9, "target_rate": 30.2, "expected_weight": 0.202},
+    "lp_km": {
+        "half_life_hours": 3.48,
+        "expected_weight": 1.19,
+        "prior_weight": 70.7,
+        "prior_offset": 0.836,
+        "prior_sigma": 0.656,
+        "prior_value": 1.5,
+        "prior_slope": 0.356,
+    },
+}
 """Tuned where there is a target of cost per value as well."""
 
 

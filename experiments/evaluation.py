@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from agents.evaluation import OVER, Batch, Evaluation, Summary, evaluate, held_out
 from agents.horizon import EVEN
+from agents.learned import Learned, Model, shipped
 from agents.rollout import BAND
 from agents.tuned import MAKERS, REFERENCE, Known, bidder
 from engine.errors import BadInput
@@ -24,7 +24,8 @@ from experiments.users import users_policy
 from sim.logged_episodes import LoggedTask
 from sim.logs.ipinyou_auctions import read_auctions
 
-DEFAULT_TASK = Path("configs/bidding_default.yaml")
+LEARNED = "learned"
+"""The policy that comes with the package."""
 _LOG_EPISODES, _LOG_SEEDS = 200, (101,)
 _CAP = 0.99
 _TARGETS = (-0.45, 0.25)
@@ -121,19 +122,14 @@ def named_policy(name: str, ground: Ground) -> Policy:
     """A policy by its built-in name, by the file it was exported to, or by `module:Class`."""
     if name in MAKERS:
         return bidder(name, ground.known, targeted=ground.targeted)
+    if name == LEARNED:
+        return Learned(shipped())
     if name.endswith(".npz"):
-        return learned_policy(Path(name))
+        return Learned(Model.load(Path(name)))
     if ":" in name:
         return users_policy(name, {}, clipped=False)
-    remedy = f"a built-in one ({nearest(name, list(MAKERS))}), module:Class, or a .npz file"
+    remedy = f"a built-in one ({nearest(name, [*MAKERS, LEARNED])}), module:Class, or a .npz file"
     raise BadInput(f"policy (={name!r}) must be named: {remedy}")
-
-
-def learned_policy(path: Path) -> Policy:
-    """A learned policy from its file."""
-    room = import_module("agents.learned")  # on use: nothing else here needs it
-    policy: Policy = room.Learned(room.Model.load(path))
-    return policy
 
 
 def ground_of(

@@ -233,14 +233,14 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def comparison_table(found: Comparison) -> None:
-    """Policies side by side, the best first; a narrow terminal folds the cells."""
+    """Policies side by side, the best first; an interval is below its mean."""
     from experiments.report.comparison import cells, headings, lead, notes, ordered  # noqa: PLC0415 - plots are heavy
 
     table = Table(box=box.SIMPLE, title=f"Policies on {visible(found.ground.name)}", title_justify="left")
     for place, heading in enumerate(headings(found)):
-        table.add_column(heading, justify="right" if place else "left", overflow="fold")
+        table.add_column(heading, justify="right" if place else "left", overflow="fold", no_wrap=not place)
     for each in ordered(found):
-        table.add_row(*(visible(cell) for cell in cells(found, each)))
+        table.add_row(*(visible(cell).replace(" [", "\n[") for cell in cells(found, each)))
     console = _console()
     console.print(table)
     console.print(f"{lead(found)}.\n{notes(found)}", style="dim", highlight=False)

@@ -23,7 +23,7 @@ _PAGE = """<!doctype html>
 <title>{title}</title>
 <style>{css}
 .scroll {{ max-width: max-content; }}
-td, th {{ padding: 5px 12px; }}
+td, th {{ padding: 5px 8px; }}
 figure {{ margin: 0; }}</style>
 <script>{plotly}</script>
 </head>
@@ -101,8 +101,8 @@ def notes(comparison: Comparison) -> str:
         else ""
     )
     return (
-        f"{score}of hindsight = value ÷ that of the hindsight optimum; guarded hindsight = its threshold known, steps of "
-        "a quarter at most; brackets = 95 % intervals, bootstrap over campaigns; gain = paired by episode; IQM = "
+        f"{score}of hindsight = value ÷ that of the hindsight optimum; guarded hindsight = its threshold known, steps "
+        "of a quarter at most; brackets = 95 % intervals, bootstrap over campaigns; gain = paired by episode; IQM = "
         "interquartile mean; refused = share of proposed bids that the guard refused."
     )
 
@@ -142,7 +142,7 @@ def _cell(text: str, tag: str, *, left: bool) -> str:
 
 
 def _drawn(figure: go.Figure) -> str:
-    drawn: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+    drawn: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displayModeBar": False})
     return drawn
 
 
@@ -183,7 +183,11 @@ def _gains(comparison: Comparison) -> go.Figure:
 
 def _spread(comparison: Comparison) -> go.Figure:
     """The distribution of the score over episodes, for each policy."""
-    axes = {"xaxis": {"title": "score, % of hindsight"}, "yaxis": {"title": "share of episodes, %", "range": [0, 100]}}
+    least = 100 * min(max(each.fifth_percentile, 0.0) for each in comparison.summaries)
+    axes = {
+        "xaxis": {"title": "score, % of hindsight", "range": [least, 101]},
+        "yaxis": {"title": "share of episodes, %", "range": [0, 100]},
+    }
     figure = go.Figure(layout=_layout(460, **axes))
     share = np.linspace(0, 1, 201)
     for rank, each in enumerate(ordered(comparison)):
