@@ -6,12 +6,12 @@ that are drawn where they are played, in this process or another's, and only a f
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,14 @@ _LITTLE = 1e-9
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+
+
+Clock: TypeAlias = Callable[[], float]
+
+
+def timeless() -> float:
+    """The clock of who does not ask how long decisions take: nobody knows."""
+    return math.nan
 
 
 class Work(Protocol):
@@ -127,7 +135,7 @@ class Summary:
     """What a policy is worth, in numbers that a table holds.
 
     `over_target` is None without targets, `gain` (of the score, over the reference's) None for the reference itself;
-    `microseconds` is the time of a decision for one campaign among a batch's.
+    `microseconds` is the time of a decision for one campaign among a batch's, NaN where no clock was given.
     """
 
     policy: str
@@ -189,6 +197,7 @@ def evaluate(
     *,
     largest_step: Fraction = LARGEST_STEP,
     work: Work = map,
+    clock: Clock = timeless,
 ) -> Evaluation:
     """Play every policy in every episode of the batches; `GuardedOracle` is told the hindsight optimum.
 
@@ -199,8 +208,10 @@ def evaluate(
     work:
         Where the batches are played: `map` plays them here, a pool's `map` in several processes. The scores are the
         same.
+    clock:
+        Tells seconds, such as `time.perf_counter`, for the time that decisions take; it decides nothing.
     """
-    played = list(work(partial(_played, dict(policies), largest_step), [batch.draw for batch in batches]))
+    played = list(work(partial(_played, dict(policies), largest_step, clock), [batch.draw for batch in batches]))
     return Evaluation(
         scores={name: Scores.concatenate([part.scores[name] for part in played]) for name in policies},
         clusters=np.concatenate([batch.clusters for batch in batches]),
@@ -217,12 +228,12 @@ class _Part(NamedTuple):
     steps: int
 
 
-def _played(policies: dict[str, Policy], largest_step: Fraction, draw: Callable[[], Episodes]) -> _Part:
+def _played(policies: dict[str, Policy], largest_step: Fraction, clock: Clock, draw: Callable[[], Episodes]) -> _Part:
     episodes = draw()
     guarded = play(GuardedOracle().knowing(episodes.best.threshold), episodes, largest_step)
     scores, seconds = {}, {}
     for name, policy in policies.items():
-        timed = _Timed(_told(policy, episodes))
+        timed = _Timed(_told(policy, episodes), clock)
         scores[name] = Scores.of(play(timed, episodes, largest_step), episodes, guarded)
         seconds[name] = timed.seconds
     return _Part(scores, seconds, episodes.steps)
@@ -240,9 +251,10 @@ def _told(policy: Policy, episodes: Episodes) -> Policy:
 class _Timed:
     """A policy, and the seconds it took to decide."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, clock: Clock) -> None:
         self.seconds = 0.0
         self._policy = policy
+        self._clock = clock
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> Any:
         """The policy's own memory."""
@@ -250,7 +262,7 @@ class _Timed:
 
     def propose(self, view: View, memory: Any) -> tuple[Proposals, Any]:
         """The policy's own proposals."""
-        began = time.perf_counter()
+        began = self._clock()
         answer = self._policy.propose(view, memory)
-        self.seconds += time.perf_counter() - began
+        self.seconds += self._clock() - began
         return answer

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def compare(
     ground = ground_of(on, episodes, seeds, targeted=targeted)
     named = {name: named_policy(name, ground) for name in dict.fromkeys([*policies, REFERENCE])}
     with pool(workers) as helpers:
-        played = evaluate(named, ground.batches, work=helpers.map)
+        played = evaluate(named, ground.batches, work=helpers.map, clock=time.perf_counter)
     summaries = tuple(played.summary(name, REFERENCE) for name in named)
     return Comparison(ground, REFERENCE, summaries, played)
 
@@ -123,13 +124,21 @@ def named_policy(name: str, ground: Ground) -> Policy:
     if name in MAKERS:
         return bidder(name, ground.known, targeted=ground.targeted)
     if name == LEARNED:
-        return Learned(shipped())
+        return _learned(shipped(), ground.known)
     if name.endswith(".npz"):
-        return Learned(Model.load(Path(name)))
+        return _learned(Model.load(Path(name)), ground.known)
     if ":" in name:
         return users_policy(name, {}, clipped=False)
     remedy = f"a built-in one ({nearest(name, [*MAKERS, LEARNED])}), module:Class, or a .npz file"
     raise BadInput(f"policy (={name!r}) must be named: {remedy}")
+
+
+def _learned(model: Model, known: Known) -> Policy:
+    """A trained policy, told what bidders know of this ground."""
+    programme = replace(
+        model.lp, curve=known.curve, expected_opportunities=known.opportunities, band=known.band
+    )
+    return Learned(model, programme)
 
 
 def ground_of(

@@ -16,7 +16,7 @@ from engine.units import Float64, Int64
 from sim.bidding import Episodes
 from sim.kernel import kernel
 from sim.oracle import Optimum, optimum, whole_cost
-from sim.rng import CUT_FROM, fine_uniform, key_of, philox
+from sim.rng import LOGGED, fine_uniform, key_of, philox
 from sim.streams import Streams
 
 _TRAITS = 4  # offset, budget share, start, target
@@ -123,6 +123,6 @@ def _fill(out: Float64, numbers: Int64, key: Any) -> None:
         for i in range(out.shape[1]):
             number = np.uint64(numbers[i])
             w: NDArray[Any] = philox(
-                number & np.uint64(0xFFFFFFFF), number >> half, np.uint64(CUT_FROM), np.uint64(trait), key
+                number & np.uint64(0xFFFFFFFF), number >> half, np.uint64(LOGGED), np.uint64(trait), key
             )
             out[trait, i] = fine_uniform(w[0], w[1])

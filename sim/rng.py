@@ -55,7 +55,7 @@ TRAIT = 41  # market of an episode, by a trait's number: what the episode is lik
 TURN = 42  # an environment's seed, by how many episodes it has played: the number of its next
 BIN = 43  # market of an episode, binned: coins that split a step's opportunities, then the noise of their value
 PLACE = 44  # market of an episode, binned, by a bin: where in it its opportunities lie
-CUT_FROM = 45  # episodes cut from a log, by their number and a trait's: where they begin, and with what
+LOGGED = 45  # episodes cut from a log, by their number and a trait's: where they begin, and with what
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

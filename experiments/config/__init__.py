@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from engine.errors import BadInput
+from experiments.config.bidding import BiddingConfig
 from experiments.config.checks import problems
 from experiments.config.conversions import delay_parts
 from experiments.config.learned import with_fingerprints
@@ -166,8 +167,8 @@ def _validated(
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of a configuration file: a simulation's and a replay's, told apart by `source`."""
-    either: TypeAdapter[RunConfig] = TypeAdapter(Annotated[RunConfig, Field(discriminator="source")])
+    """JSON Schema of a configuration file: a simulation's, a replay's and a bidding task's, told apart by `source`."""
+    either: TypeAdapter[Any] = TypeAdapter(Annotated[RunConfig | BiddingConfig, Field(discriminator="source")])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **either.json_schema()}
 
 

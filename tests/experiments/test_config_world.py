@@ -106,13 +106,16 @@ def test_a_table_beside_the_file_comes_out_as_its_numbers(tmp_path: Path, region
     assert made == loaded(traffic={"week": list(levels)})  # so no digest depends on where the table was
 
 
+SUMS = {"fidelity": "aggregate", "record": []}  # which tells no prices, so that pacing is what there is to fall back on
+
+
 def test_a_market_with_a_week_gives_a_suspended_policy_no_curve_to_pace_along() -> None:
     policy = {"policy": "tests.greedy:Greedy", "campaigns": ["search-a"], "clip": True}
     for traffic, stand_in in (
         ({"amplitude": "60%", "peak_hour": 20, "dispersion": 0.5}, "traffic_aware_pi"),
         ({"week": WEEK}, "even_pi"),
     ):
-        made = build.simulation(load_config(document(traffic=traffic) | {"policies": [policy], "script": {}}))
+        made = build.simulation(load_config(document(traffic=traffic) | {"policies": [policy], "script": {}} | SUMS))
         fallback = made.assignments[0].fallback
         assert fallback is not None
         assert fallback.name == f"{stand_in} for tests.greedy:Greedy"

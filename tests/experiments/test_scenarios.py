@@ -29,6 +29,7 @@ SCENARIOS = (
     "social_20_creatives",
     "ten_clicks_a_day",
 )
+BIDDING = "bidding_default"  # see test_tasks
 SIMULATIONS = ("quickstart", *(f"scenarios/{name}" for name in SCENARIOS))
 
 
@@ -50,7 +51,7 @@ def begun(dated: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_nothing_that_is_shipped_is_left_out() -> None:
     found = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml")}
-    assert found == {*SIMULATIONS, *LOGS}
+    assert found == {*SIMULATIONS, *LOGS, BIDDING}
 
 
 @pytest.mark.slow
