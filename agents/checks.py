@@ -25,8 +25,9 @@ from engine.events import (
     REVENUE,
     SPEND,
 )
-from engine.policy import Policy, View
-from engine.units import TickGrid
+from engine.policy import Policy, View, looks_at_prices
+from engine.prices import BINS_AN_OCTAVE, WINDOW, Prices, lowest_bins
+from engine.units import Int64, TickGrid
 
 _GRID = TickGrid(datetime(2026, 3, 28), 60, 3 * 24 - 1, "Europe/Berlin")
 
@@ -34,7 +35,8 @@ _GRID = TickGrid(datetime(2026, 3, 28), 60, 3 * 24 - 1, "Europe/Berlin")
 def check_policy(policy: Policy, *, clipped: bool = False) -> None:
     """Run a policy over three days of made-up views, for 1 and for 5 campaigns, and hold it to the protocol.
 
-    The views hold quiet ticks, exhausted budgets and paused campaigns. A policy must be deterministic, must not use
+    The views hold quiet ticks, exhausted budgets and paused campaigns, and prices for a policy that looks at them. A
+    policy must be deterministic, must not use
     NumPy's global generator, must not change the view or the memory it was given, must give a picklable memory, and may
     name its own campaigns, existing knobs, whole non-negative values and the versions it was shown.
 
@@ -69,7 +71,7 @@ def _rehearse(policy: Policy, campaigns: CampaignSet, disturbance: int, *, clipp
     """Ask a copy of the policy at every view, checking each answer; the global generator is disturbed in between."""
     policy = pickle.loads(pickle.dumps(policy))  # noqa: S301 - our own bytes
     memory = policy.start(campaigns, _GRID)
-    for view in _views(campaigns):
+    for view in _views(campaigns, told=looks_at_prices(policy)):
         np.random.seed(disturbance * 1000 + view.tick)  # noqa: NPY002 - to catch those who use it
         before = _pickled(policy, memory)
         rows, after = _asked(policy, view, memory)
@@ -141,9 +143,9 @@ def _campaigns(n: int) -> CampaignSet:
     )
 
 
-def _views(campaigns: CampaignSet) -> Iterator[View]:
-    """A view per tick under constant controls, every array read-only."""
-    n, generator = len(campaigns), np.random.default_rng(20260302)
+def _views(campaigns: CampaignSet, *, told: bool) -> Iterator[View]:
+    """A view per tick under constant controls, with prices if they are told; every array read-only."""
+    n, generator, of_prices = len(campaigns), np.random.default_rng(20260302), np.random.default_rng(20260303)
     controls = ControlState.initial(campaigns, np.full(n, 10_000), np.full(n, 50_000_000))
     period, lifetime = (np.zeros((n, len(COUNTS)), dtype=np.int64) for _ in range(2))
     for tick in range(_GRID.ticks - 1):
@@ -153,7 +155,8 @@ def _views(campaigns: CampaignSet) -> Iterator[View]:
         recent[:, SPEND] = np.minimum(recent[:, SPEND], controls.budget - period[:, SPEND])
         period, lifetime = period + recent, lifetime + recent
         paused = np.full(n, tick % 7 == 3)
-        yield _frozen(View(tick, replace(controls, paused=paused), recent, period, lifetime))
+        prices = _prices(of_prices, controls.bid, recent[:, IMPRESSIONS]) if told else None
+        yield _frozen(View(tick, replace(controls, paused=paused), recent, period, lifetime, prices=prices))
 
 
 def _counts(generator: np.random.Generator, n: int, *, quiet: bool) -> NDArray[np.int64]:
@@ -169,8 +172,17 @@ def _counts(generator: np.random.Generator, n: int, *, quiet: bool) -> NDArray[n
     return counts
 
 
+def _prices(generator: np.random.Generator, bid: Int64, won: Int64) -> Prices:
+    """What was won, by its price: half as much in every further octave below the bid in force."""
+    shares = 0.5 ** (np.arange(WINDOW)[::-1] / BINS_AN_OCTAVE)
+    wins = generator.multinomial(won, shares / shares.sum())
+    value = wins * generator.integers(200_000, 3_000_000, wins.shape)
+    return Prices.of(np.stack((wins, value), axis=2).astype(np.int64), lowest_bins(bid))
+
+
 def _frozen(view: View) -> View:
-    for holder in (view, view.controls):
+    holders: list[Any] = [view, view.controls] if view.prices is None else [view, view.controls, view.prices]
+    for holder in holders:
         for item in fields(holder):
             column = getattr(holder, item.name)
             if isinstance(column, np.ndarray):

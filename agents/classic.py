@@ -6,13 +6,14 @@ the guard. They aim within the step law and the anchor band, since a wish beyond
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from agents.horizon import EVEN, Curve, Horizon
+from agents.horizon import EVEN, Curves, Horizon
+from agents.targets import NO_TARGET, TargetMicros, Won, aims
 from engine.actions import Knob, Proposals, Source, nearest_step, no_proposals, proposals
 from engine.campaigns import CampaignSet, most_bid
 from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, REVENUE, SPEND
@@ -53,6 +54,21 @@ def bids_in_reach(
     return nearest_step(view.controls.bid, np.clip(floor_micros(wanted), low, np.maximum(low, high)))
 
 
+def rows_of_bids(view: View, wanted: Int64, note: str) -> Proposals:
+    """Proposals of the bids that would change, of campaigns that saw traffic and had money to enter an auction.
+
+    A campaign that traffic reached and that entered no auction has no money left to bid with: its bid rests, or it
+    would rise all night for want of spend and throw the next day's budget away.
+    """
+    traffic = view.recent[:, OPPORTUNITIES] + view.recent[:, IMPRESSIONS] > 0  # interval logs tell only the latter
+    kept_out = (view.recent[:, OPPORTUNITIES] > 0) & (view.recent[:, BIDS] == 0)
+    rows = np.flatnonzero((wanted != view.controls.bid) & traffic & ~kept_out & ~view.controls.paused)
+    if not rows.size:
+        return no_proposals()
+    versions = view.controls.version[rows, Knob.BID]
+    return proposals(rows, Knob.BID, wanted[rows], versions, Source.POLICY, note)
+
+
 class Constant:
     """Never proposes anything: what the controls were is what they stay."""
 
@@ -72,6 +88,7 @@ class _Pace(NamedTuple):
     minimum: Int64  # bids, micros
     maximum: Int64
     audience_start: Int64
+    won: Won
     seen: int = -1
 
 
@@ -82,7 +99,8 @@ class PacingPI:
     A flat curve spends evenly in time, the market's own curve is traffic-aware. In velocity form: Δ log bid = P ·
     log(wanted / actual spend per traffic of the last ticks) + I · (planned − actual share of the budget), where the
     wanted spend is what is left of the budget over what is left of the period's traffic. Zhang et al. (WSDM 2016,
-    section 3) control eCPC in the same way; here spend is controlled.
+    section 3) control eCPC in the same way; here spend is controlled. With a target of cost per value a second
+    controller of this form follows log (target / average cost), and the lower of the two changes is made.
 
     Example
     -------
@@ -90,8 +108,19 @@ class PacingPI:
     """
 
     gains: Gains = Gains()
-    curve: Curve = EVEN
+    curve: Curves = EVEN
     band: Band = WHOLE_BAND
+    target_gains: Gains = Gains()
+    target_micros: TargetMicros = NO_TARGET
+
+    @property
+    def looks_at_prices(self) -> bool:
+        """Whether it has to know what it won: where there is a target."""
+        return aims(self.target_micros)
+
+    def aiming_at(self, target: Float64) -> PacingPI:
+        """The same with a target of its own for every campaign; float64[n], micros per unit of value."""
+        return replace(self, target_micros=tuple(target.tolist()))
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Pace:
         """Lay the plan out over the run's ticks."""
@@ -100,26 +129,19 @@ class PacingPI:
             minimum=np.maximum(campaigns.min_bid, 1),
             maximum=campaigns.max_bid,
             audience_start=campaigns.layout.audience_start,
+            won=Won.nothing(self.target_micros, len(campaigns)),
         )
 
     def propose(self, view: View, memory: _Pace) -> tuple[Proposals, _Pace]:
-        """One bid per campaign that saw traffic, unless it would stay as it is.
-
-        A campaign that traffic reached and that entered no auction has no money left to bid with: its bid rests, or it
-        would rise all night for want of spend and throw the next day's budget away.
-        """
-        bid = view.controls.bid
-        change = np.clip(self._change(view, memory), -0.25, 0.25)
+        """One bid per campaign that saw traffic, unless it would stay as it is."""
+        won = memory.won.learn(view, memory.horizon)
+        change = self._change(view, memory)
+        if self.looks_at_prices:
+            change = np.minimum(change, self._targets_change(view, memory.horizon, won))
         bounds = memory.minimum, memory.maximum, memory.audience_start
-        wanted = bids_in_reach(view, bid * np.exp(change), self.band, *bounds)
-        traffic = view.recent[:, OPPORTUNITIES] + view.recent[:, IMPRESSIONS] > 0  # interval logs tell only the latter
-        kept_out = (view.recent[:, OPPORTUNITIES] > 0) & (view.recent[:, BIDS] == 0)
-        rows = np.flatnonzero((wanted != bid) & traffic & ~kept_out & ~view.controls.paused)
-        memory = memory._replace(seen=view.tick)
-        if not rows.size:
-            return no_proposals(), memory
-        versions = view.controls.version[rows, Knob.BID]
-        return proposals(rows, Knob.BID, wanted[rows], versions, Source.POLICY, "pacing"), memory
+        aim = view.controls.bid * np.exp(np.clip(change, -0.25, 0.25))
+        wanted = bids_in_reach(view, aim, self.band, *bounds)
+        return rows_of_bids(view, wanted, "pacing"), memory._replace(won=won, seen=view.tick)
 
     def _change(self, view: View, pace: _Pace) -> Float64:
         """Change of the log bid; where a period has just closed, the next one's plan starts without a debt."""
@@ -131,6 +153,12 @@ class PacingPI:
         actual = view.recent[:, SPEND] / budget / np.maximum(traffic, _LITTLE)
         error = np.log(np.maximum(wanted, _LITTLE) / np.maximum(actual, _LITTLE))
         change: Float64 = self.gains.proportional * np.clip(error, -1, 1) + self.gains.integral * (done - spent)
+        return change
+
+    def _targets_change(self, view: View, horizon: Horizon, won: Won) -> Float64:
+        """Change of the log bid that the target allows: proportional to the last ticks' room, and to the period's."""
+        lately, period = (np.clip(room, -1, 1) for room in won.room(view, horizon))
+        change: Float64 = self.target_gains.proportional * lately + self.target_gains.integral * period
         return change
 
 

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from agents.drawing import Picture
 from agents.features import NAMES, Course, Observer
 from agents.horizon import EVEN, Curve
-from agents.lp import OnlineLP
+from agents.lp import OnlineLP, corrected
 from agents.registration import register
 from agents.rewards import REWARDS, Reward, Stakes, Standing
 from agents.rollout import BAND, Rollout
@@ -73,8 +73,11 @@ def by_step(action: Float64, seen: Seen) -> tuple[Int64, Proposals]:
 
 
 def by_residual(action: Float64, seen: Seen) -> tuple[Int64, Proposals]:
-    """A bid of plan · exp(a), as near as one step, the band and the budget let the bid go; 0 is LP-KM itself."""
-    wanted = seen.plan * np.exp(action)
+    """A bid of plan · exp(a), as near as one step, the band and the budget let the bid go; 0 is LP-KM itself.
+
+    As where a policy serves, a is taken to a millionth.
+    """
+    wanted = corrected(seen.plan, action)
     rows = seen.lp.bids(seen.view, seen.course.knowledge, wanted, "residual")
     return floor_micros(wanted).astype(np.int64), rows
 

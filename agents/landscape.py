@@ -18,7 +18,7 @@ import numpy as np
 from engine.events import BIDS
 from engine.policy import View
 from engine.prices import WINDOW, bin_of, least_in_bin
-from engine.units import Float64, Int64
+from engine.units import Bool, Float64, Int64
 from sim.kernel import kernel
 
 _MIDDLE = WINDOW // 2
@@ -53,30 +53,34 @@ class Landscape(NamedTuple):
     wins: Float64  # float64[n, WINDOW]
     exposure: Float64  # float64[n, WINDOW], opportunities that would have shown a price in this bin
     value: Float64  # float64[n, WINDOW], of the wins, relative to the reference opportunity
-    hazard: Float64  # float64[n, WINDOW], probability that a price that reaches the bin lies in it
+    hazard: Float64  # float64[n, WINDOW], 1 − exp(−wins / exposure): kept, since every question asks for it
+    first_price: Bool  # bool[n], whether a win costs the own bid and not the price it was won at
 
     @classmethod
-    def unseen(cls, anchor: Int64, prior: Prior) -> Landscape:
-        """Before anything was seen: the prior, around anchor bids (int64[n], micros)."""
+    def unseen(cls, anchor: Int64, prior: Prior, first_price: Bool | None = None) -> Landscape:
+        """Before anything was seen: the prior, around anchor bids (int64[n], micros); second price unless told."""
         lowest = bin_of(np.maximum(anchor, 1)) - _MIDDLE
         edges = least_in_bin(lowest[:, np.newaxis] + np.arange(WINDOW + 1))
-        known = cls(lowest, *(np.empty((len(anchor), WINDOW)) for _ in range(4)))
+        wins, exposure, value, hazard = (np.empty((len(anchor), WINDOW)) for _ in range(4))
         beliefs = tuple(vars(prior).values())
-        _believe(np.log(edges), np.log(np.maximum(anchor, 1)), beliefs, known)
-        return known
+        _believe(np.log(edges), np.log(np.maximum(anchor, 1)), beliefs, wins, exposure, value)
+        _endanger(wins, exposure, hazard)
+        first_price = np.zeros(len(anchor), dtype=np.bool_) if first_price is None else first_price
+        return cls(lowest, wins, exposure, value, hazard, first_price)
 
     def learn(self, view: View, keep: float) -> Landscape:
         """With a view's wins and losses; of what was known before, the share `keep` stays."""
         assert view.prices is not None
-        after = Landscape(self.lowest, *(np.empty_like(self.wins) for _ in range(4)))
+        wins, exposure, value, hazard = (np.empty_like(self.wins) for _ in range(4))
         bid = np.maximum(view.controls.bid, 1)
         place = bin_of(bid) - self.lowest
         low, high = (least_in_bin(bin_of(bid) + end) for end in (0, 1))
         part = (bid - low) / (high - low)
         entered = view.recent[:, BIDS]
         told = _Told(view.prices.campaign, view.prices.bin, view.prices.wins, view.prices.value_ppm)
-        _learn(self, told, entered, place, part, keep, after)
-        return after
+        _learn(self, told, entered, place, part, keep, (wins, exposure, value))
+        _endanger(wins, exposure, hazard)
+        return Landscape(self.lowest, wins, exposure, value, hazard, self.first_price)
 
     def threshold(self, cost: Float64, target: Target) -> Float64:
         """The bid at which an opportunity is expected to cost so much (float64[n], micros), or the target's if lower.
@@ -127,13 +131,14 @@ def _threshold(known: Landscape, edges: Float64, first: Int64, cost: Float64, ta
             surviving -= dying
             worth = dying * known.value[i, k] / known.wins[i, k]
             paid = worth * 0.5 * (at[k] + at[k + 1])
+            if known.first_price[i]:  # all that is won costs the bid, not what is won with this bin alone
+                paid = at[k + 1] * (got + worth) - spent
             part = (cost[i] - spent) / paid
             if target.most[i] < math.inf:
                 # (spent so far + left · (spent + part · paid)) = most · (got so far + left · (got + part · worth))
-                room = (
-                    target.most[i] * (target.got[i] + target.left[i] * got) - target.spent[i] - target.left[i] * spent
-                )
-                above = target.left[i] * (paid - target.most[i] * worth)
+                most, left = target.most[i], target.left[i]
+                room = most * (target.got[i] + left * got) - target.spent[i] - left * spent
+                above = left * (paid - most * worth)
                 if above > 0:
                     part = min(part, room / above)
             if part < 1:
@@ -147,28 +152,38 @@ def _threshold(known: Landscape, edges: Float64, first: Int64, cost: Float64, ta
 def _outlook(known: Landscape, edges: Float64, first: Int64, bid: Int64, brought: Float64) -> None:
     for i in range(bid.size):
         at = edges[first[i] : first[i] + WINDOW + 1]
-        surviving, wins, cost, value = 1.0, 0.0, 0.0, 0.0
+        most = np.float64(bid[i])
+        surviving = 1.0
+        won = cost = value = 0.0
         for k in range(WINDOW):
-            if at[k] >= bid[i]:
+            if at[k] >= most:
                 break
             if known.wins[i, k] <= 0:
                 continue
-            hazard, end = known.hazard[i, k], at[k + 1]
-            if end > bid[i]:
-                part = (bid[i] - at[k]) / (end - at[k])
-                hazard, end = -math.expm1(-part * known.wins[i, k] / known.exposure[i, k]), np.float64(bid[i])
+            end, hazard = at[k + 1], known.hazard[i, k]
+            if end > most:  # the bid reaches a part of the bin
+                part = (most - at[k]) / (end - at[k])
+                end, hazard = most, -math.expm1(-part * known.wins[i, k] / known.exposure[i, k])
             dying = surviving * hazard
             surviving -= dying
             worth = dying * known.value[i, k] / known.wins[i, k]
-            wins += dying
+            won += dying
             cost += worth * 0.5 * (at[k] + end)
             value += worth
-        brought[i, 0], brought[i, 1], brought[i, 2] = wins, cost, value
+        if known.first_price[i]:
+            cost = most * value
+        brought[i, 0], brought[i, 1], brought[i, 2] = won, cost, value
 
 
 @kernel
-def _believe(log_edge: Float64, anchor: Float64, prior: Any, known: Landscape) -> None:
-    wins, exposure, value = known.wins, known.exposure, known.value
+def _endanger(wins: Float64, exposure: Float64, hazard: Float64) -> None:
+    for i in range(wins.shape[0]):
+        for k in range(WINDOW):
+            hazard[i, k] = -math.expm1(-wins[i, k] / exposure[i, k]) if wins[i, k] > 0 else 0.0
+
+
+@kernel
+def _believe(log_edge: Float64, anchor: Float64, prior: Any, wins: Float64, exposure: Float64, value: Float64) -> None:
     weight, offset, sigma, worth, slope = prior
     for i in range(wins.shape[0]):
         centre = anchor[i] + offset
@@ -179,15 +194,14 @@ def _believe(log_edge: Float64, anchor: Float64, prior: Any, known: Landscape) -
             wins[i, k] = weight * (above - after)
             exposure[i, k] = weight * 0.5 * (above + after)
             value[i, k] = wins[i, k] * worth * math.exp(-slope * (middle - anchor[i]))
-            known.hazard[i, k] = -math.expm1(-wins[i, k] / exposure[i, k]) if wins[i, k] > 0 else 0.0
             above = after
 
 
 @kernel
 def _learn(
-    before: Landscape, prices: _Told, entered: Int64, place: Int64, part: Float64, keep: float, after: Landscape
+    before: Landscape, prices: _Told, entered: Int64, place: Int64, part: Float64, keep: float, after: Any
 ) -> None:
-    wins, exposure, value = after.wins, after.exposure, after.value
+    wins, exposure, value = after
     row = 0
     new = np.zeros(WINDOW)
     for i in range(before.lowest.size):
@@ -208,5 +222,3 @@ def _learn(
             wins[i, k] += new[k]
             exposure[i, k] += (at_risk - 0.5 * new[k]) * share
             at_risk -= new[k]
-        for k in range(WINDOW):
-            after.hazard[i, k] = -math.expm1(-wins[i, k] / exposure[i, k]) if wins[i, k] > 0 else 0.0

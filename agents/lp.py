@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.classic import WHOLE_BAND, Band, bids_in_reach
-from agents.horizon import EVEN, Curve, Horizon
+from agents.horizon import EVEN, Curves, Horizon
 from agents.landscape import Landscape, Prior, Target
 from engine.actions import Knob, Proposals, Source, no_proposals, proposals
 from engine.campaigns import CampaignSet
@@ -23,7 +23,8 @@ from engine.policy import View
 from engine.units import Float64, Int64, TickGrid
 
 PRIOR = Prior()
-_LITTLE = 1e-9
+GRID = 1e-6
+"""Residuals on a plan are multiples of this: a millionth of a bid."""
 
 
 class Knowledge(NamedTuple):
@@ -47,7 +48,7 @@ class OnlineLP:
     Parameters
     ----------
     curve:
-        The traffic that is expected over a day.
+        The traffic that is expected over a day or a week, of all campaigns or of each.
     half_life_hours:
         After so many hours an auction tells half as much of the market.
     prior:
@@ -58,15 +59,18 @@ class OnlineLP:
     target_micros:
         The most that a unit of value may cost on average over the period, for all campaigns or for each; infinite: only
         the budget binds.
+    first_price:
+        Whether winners pay their own bid, in all campaigns' markets or in each one's.
     """
 
-    curve: Curve = EVEN
+    curve: Curves = EVEN
     half_life_hours: float = 12.0
     prior: Prior = PRIOR
     expected_opportunities: float = 0.0
     expected_weight: float = 1.0
     band: Band = WHOLE_BAND
     target_micros: float | tuple[float, ...] = math.inf
+    first_price: bool | tuple[bool, ...] = False
 
     looks_at_prices = True
 
@@ -110,10 +114,11 @@ class OnlineLP:
         assert view.prices is not None
         known = memory.landscape
         if known is None:
-            known = Landscape.unseen(view.controls.anchor[:, Knob.BID], self.prior)
+            pays_bid = np.broadcast_to(np.asarray(self.first_price, dtype=np.bool_), len(memory.got)).copy()
+            known = Landscape.unseen(view.controls.anchor[:, Knob.BID], self.prior, pays_bid)
         hours = (view.tick - memory.seen) * memory.tick_hours
         landscape = known.learn(view, 0.5 ** (hours / self.half_life_hours))
-        won = np.bincount(view.prices.campaign, weights=view.prices.value_ppm, minlength=len(memory.got)) * 1e-6
+        won = view.prices.value_of(len(memory.got))
         got = np.where(memory.horizon.closed(view.tick), 0.0, memory.got + won)
         return memory._replace(landscape=landscape, got=got, seen=view.tick)
 
@@ -128,8 +133,16 @@ class OnlineLP:
 
     def expected(self, view: View, memory: Knowledge) -> Float64:
         """Opportunities that are still expected in the period, or in the next where it just closed; float64[n]."""
-        weight = self.expected_weight if self.expected_opportunities else 0.0
-        seen = view.lifetime[:, OPPORTUNITIES] + weight * self.expected_opportunities
-        rate = seen / np.maximum(memory.horizon.gone(view.tick) + weight, _LITTLE)
-        left: Float64 = np.maximum(rate * memory.horizon.left(view.tick), _LITTLE)
-        return left
+        seen = view.lifetime[:, OPPORTUNITIES]
+        return memory.horizon.coming(view.tick, seen, self.expected_opportunities, self.expected_weight)
+
+
+def on_grid(residual: Float64) -> Float64:
+    """Residuals as multiples of a millionth, so that the last digits of whoever reckons them decide nothing."""
+    rounded: Float64 = np.rint(residual / GRID) * GRID
+    return rounded
+
+
+def corrected(plan: Float64, residual: Float64) -> Float64:
+    """The bid that a policy wants who corrects the plan by exp(residual); float64[n], micros."""
+    return plan * np.exp(on_grid(residual))

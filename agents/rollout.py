@@ -7,7 +7,7 @@ is worth by itself is measured here, and what a run would do with it in `bidtwin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
 from functools import lru_cache
@@ -29,6 +29,8 @@ from sim.streams import Entry, Offers
 
 BAND = (Fraction(1, 10), Fraction(10))
 """The mandate's band around the first bid."""
+LARGEST_STEP = Fraction(1, 4)
+"""The guard's own law."""
 _DAY_MINUTES = 24 * 60
 _START = datetime(2026, 3, 2)
 
@@ -60,10 +62,15 @@ def campaigns_of(episodes: int) -> CampaignSet:
 
 
 class Rollout:
-    """n episodes side by side, one step at a time: `advance`, then `act`, until `done`."""
+    """n episodes side by side, one step at a time: `advance`, then `act`, until `done`.
 
-    def __init__(self, episodes: Episodes) -> None:
+    Bids are proposed no farther than `largest_step` from the one in force, as a share of it: 1/4, the guard's own,
+    leaves to it what is proposed, a smaller one stands for a narrower guard.
+    """
+
+    def __init__(self, episodes: Episodes, largest_step: Fraction = LARGEST_STEP) -> None:
         n = len(episodes)
+        self._largest_step = largest_step
         self.campaigns = campaigns_of(n)
         self.grid = calendar(episodes.steps)
         self.controls = ControlState.initial(self.campaigns, episodes.bid, episodes.budget)
@@ -97,10 +104,19 @@ class Rollout:
 
     def act(self, proposed: Proposals) -> Judgement:
         """Have the guard judge what is proposed, and put in force what it approves."""
+        if self._largest_step < LARGEST_STEP:
+            proposed = _clipped(proposed, self.controls.bid, self._largest_step)
         judgement = check(self.campaigns, self.controls, proposed, self._limits, sequence=self.tick + 1, tick=self.tick)
         if len(judgement.approved):
             self.controls, _ = apply(self.campaigns.layout, self.controls, judgement.approved)
         return judgement
+
+
+def _clipped(proposed: Proposals, bid: Int64, largest_step: Fraction) -> Proposals:
+    """Proposed bids, none farther from the bid in force than this share of it: as asked for under a narrower guard."""
+    step = bid[proposed.campaign] * largest_step.numerator // largest_step.denominator
+    low, high = bid[proposed.campaign] - step, bid[proposed.campaign] + step
+    return replace(proposed, wanted=np.clip(proposed.wanted, low, high))
 
 
 @runtime_checkable
@@ -133,11 +149,11 @@ class Played:
     refused: Int64
 
 
-def play(policy: Policy, episodes: Episodes) -> Played:
+def play(policy: Policy, episodes: Episodes, largest_step: Fraction = LARGEST_STEP) -> Played:
     """Play episodes through under a policy; where they have targets, one that can aim at them is told."""
     if episodes.target is not None and isinstance(policy, Aiming):
         policy = policy.aiming_at(episodes.target)
-    rollout = Rollout(episodes)
+    rollout = Rollout(episodes, largest_step)
     memory: Any = policy.start(rollout.campaigns, rollout.grid)
     n = len(episodes)
     bids = np.empty((episodes.steps, n), dtype=np.int64)

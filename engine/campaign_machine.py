@@ -14,6 +14,7 @@ from engine.events import TickCounts
 from engine.messages import Advanced, Answered, Apply, CampaignInstruction, CampaignMessage, Publish, Published
 from engine.metrics import Tally
 from engine.policy import View
+from engine.prices import Prices
 from engine.units import Int64, TickGrid
 
 
@@ -22,7 +23,8 @@ class CampaignState:
     """Everything a `CampaignMachine` knows between two messages; with it a machine goes on where another stopped.
 
     `creatives` and `audiences` are counts since the last view of `CampaignSet.rotating` and `CampaignSet.told_apart`;
-    None where there is none of those.
+    None where there is none of those. `prices` are the wins since the last view by their price; None where none were
+    ever told.
     """
 
     controls: ControlState
@@ -34,6 +36,7 @@ class CampaignState:
     answer: Answered
     creatives: Int64 | None = None
     audiences: Int64 | None = None
+    prices: Prices | None = None
 
     @classmethod
     def initial(cls, controls: ControlState) -> Self:
@@ -74,8 +77,8 @@ class CampaignMachine:
     def handle(self, message: CampaignMessage) -> list[CampaignInstruction]:
         """Take one message; the same message delivered again has no further effect."""
         match message:
-            case Advanced(counts):
-                self._count(counts)
+            case Advanced(counts, prices):
+                self._count(counts, prices)
                 return []
             case Apply(approved):
                 return [self._apply(approved)]
@@ -84,7 +87,7 @@ class CampaignMachine:
             case _:
                 assert_never(message)
 
-    def _count(self, counts: TickCounts) -> None:
+    def _count(self, counts: TickCounts, prices: Prices | None) -> None:
         state, end = self._state, counts.first_tick + counts.ticks
         if end <= state.next_tick:
             return
@@ -102,6 +105,7 @@ class CampaignMachine:
             lifetime=state.lifetime.update(total),
             creatives=_added(state.creatives, counts, self._campaigns.cell_creative, self._campaigns.rotating),
             audiences=_added(state.audiences, counts, self._campaigns.cell_audience, self._campaigns.told_apart),
+            prices=_together(state.prices, prices),
         )
 
     def _in_period(self, by_campaign: Int64, total: Int64, days: Int64) -> tuple[int, Tally]:
@@ -136,9 +140,15 @@ class CampaignMachine:
         state = self._state
         if tick != state.next_tick - 1:
             raise ValueError(f"a view at tick {tick} was asked for, and tick {state.next_tick - 1} closed last")
-        self._state = replace(state, recent=Tally.zero(len(self._campaigns)), creatives=None, audiences=None)
+        self._state = replace(
+            state,
+            recent=Tally.zero(len(self._campaigns)),
+            creatives=None,
+            audiences=None,
+            prices=None if state.prices is None else Prices.empty(),
+        )
         counts = state.recent.get(), state.period.get(), state.lifetime.get()
-        return View(tick, state.controls, *counts, state.creatives, state.audiences)
+        return View(tick, state.controls, *counts, state.creatives, state.audiences, state.prices)
 
 
 def _added(before: Int64 | None, counts: TickCounts, part: Int64, shown: Int64) -> Int64 | None:
@@ -148,3 +158,10 @@ def _added(before: Int64 | None, counts: TickCounts, part: Int64, shown: Int64) 
     by_part = np.zeros((int(part[-1]) + 1, counts.values.shape[2]), dtype=np.int64)
     np.add.at(by_part, part, counts.values.sum(axis=0))
     return by_part[shown] if before is None else before + by_part[shown]
+
+
+def _together(before: Prices | None, prices: Prices | None) -> Prices | None:
+    """Wins by their price since the last view, with those of a span; None as long as none were told."""
+    if before is None or prices is None:
+        return before if prices is None else prices
+    return before.plus(prices) if len(before) else prices

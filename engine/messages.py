@@ -14,15 +14,17 @@ from engine.events import TickCounts
 from engine.ledger import RecordKind
 from engine.limits import Limits
 from engine.policy import View
+from engine.prices import Prices
 
 # --- campaigns ---
 
 
 @dataclass(frozen=True)
 class Advanced:
-    """The world moved on: counts of the campaigns' cells over a span of ticks."""
+    """The world moved on: counts of the campaigns' cells over a span of ticks, and wins by their price if it tells."""
 
     counts: TickCounts
+    prices: Prices | None = None
 
 
 @dataclass(frozen=True)

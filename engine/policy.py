@@ -105,6 +105,10 @@ class Policy(Protocol):
     A policy is deterministic, keeps nothing between calls but the memory it returns (picklable, not modified in place),
     and judges nothing: the guard does. `start` gets the campaigns it is responsible for and the run's calendar; the
     views it is given later are of those campaigns alone, and it names them by their position among them.
+
+    One that looks at `View.prices` says so by a class attribute, `looks_at_prices = True`; without it, it does not.
+    Counting them costs time, so that a run's source is asked to tell them only where a policy looks, and such a policy
+    is never run without them: whoever looks finds `Prices` in every view, empty where nothing was won.
     """
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> Any:
@@ -114,6 +118,11 @@ class Policy(Protocol):
     def propose(self, view: View, memory: Any) -> tuple[Proposals, Any]:
         """Proposals on this view, and the memory for the next."""
         ...
+
+
+def looks_at_prices(policy: Policy) -> bool:
+    """Whether a policy says that it looks at `View.prices`."""
+    return bool(getattr(policy, "looks_at_prices", False))
 
 
 @runtime_checkable

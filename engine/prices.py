@@ -20,8 +20,8 @@ BINS_AN_OCTAVE = 8
 WINDOW = 64
 """Bins that are kept apart below a bid in force, eight octaves; cheaper wins are counted in the lowest of them."""
 
-_MANTISSA_BITS = 52 - 3  # below the three that number the bins of an octave
-_BIN_OF_ONE = 1023 << 3
+MANTISSA_BITS = 52 - 3  # below the three that number the bins of an octave
+BIN_OF_ONE = 1023 << 3  # a float's bits above them, less this, are its bin
 
 
 def bin_of(price_per_value: ArrayLike) -> Int64:
@@ -30,7 +30,7 @@ def bin_of(price_per_value: ArrayLike) -> Int64:
     Bin 8·e + m holds [2^e · (1 + m/8), 2^e · (1 + (m + 1)/8)), so that a float's own bits name its bin.
     """
     bits = np.ascontiguousarray(price_per_value, dtype=np.float64).view(np.int64)
-    bins: Int64 = (bits >> _MANTISSA_BITS) - _BIN_OF_ONE
+    bins: Int64 = (bits >> MANTISSA_BITS) - BIN_OF_ONE
     return bins
 
 
@@ -79,6 +79,11 @@ class Prices:
         campaign = np.concatenate([members[rows.campaign] for members, rows in parts])
         columns = [np.concatenate([getattr(rows, name) for _, rows in parts]) for name in ("bin", "wins", "value_ppm")]
         return cls(campaign, *columns)._summed()
+
+    def value_of(self, campaigns: int) -> Float64:
+        """What each of so many campaigns won, relative to the reference opportunity; float64[campaigns]."""
+        value = np.bincount(self.campaign, weights=self.value_ppm, minlength=campaigns)
+        return np.asarray(value * 1e-6, dtype=np.float64)
 
     def plus(self, later: Prices) -> Prices:
         """Both together, of the same campaigns."""

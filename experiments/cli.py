@@ -121,6 +121,27 @@ def replay(
 
 
 @app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A bidding task's file with its part training.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to make [default: policies/ and the task's name].")
+    ] = None,
+    seed: Seed = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training that was interrupted in the folder.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a bidding policy: imitation of hindsight, then PPO; writes policy.npz with its card."""
+    from experiments.show import card_text, training_progress
+    from experiments.training import train as train_policy
+
+    with training_progress(quiet=quiet) as watch:
+        policy = train_policy(config, out, seed, resume=resume, watch=watch)
+    typer.echo(card_text(policy))
+
+
+@app.command()
 def approve(
     run: RunFolder, campaign: CampaignName, knob: KnobName, by: As, wait: Wait = False, command: CommandId = None
 ) -> None:
@@ -231,6 +252,43 @@ def schema() -> None:
     from experiments.config import schema as config_schema
 
     _print_json(config_schema())
+
+
+@app.command()
+def evaluate(
+    policies: Annotated[
+        list[str],
+        typer.Argument(metavar="POLICY…", help="Built-in names, module:Class, or a trained policy's .npz file."),
+    ],
+    on: Annotated[Path, typer.Option(metavar="CONFIG|LOG", help="A bidding task's file, or a log of auctions.")],
+    episodes: Annotated[int | None, typer.Option(min=1, help="Under each seed, instead of the task's number.")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="N,N,…", help="Instead of the task's.")] = None,
+    target: Annotated[bool, typer.Option("--target", help="With a target cost per unit of value.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; 1 works without Ray.")] = 1,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare policies with tuned LP-KM over the same episodes, paired, with intervals."""
+    from experiments.evaluation import compare, numbers
+    from experiments.show import comparison_table
+
+    found = compare(
+        policies,
+        on,
+        episodes=episodes,
+        seeds=None if seeds is None else numbers(seeds),
+        targeted=target,
+        workers=workers,
+    )
+    if out is not None:
+        from experiments.report.comparison import page
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page(found), encoding="utf-8")
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        comparison_table(found)
 
 
 @app.command()

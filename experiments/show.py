@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from experiments.report.text import visible
 
 if TYPE_CHECKING:
     from engine.runtime.local import Progress
+    from experiments.evaluation import Comparison
     from experiments.runs import Run
+    from experiments.training import Stage
 
 _Column = tuple[str, str, str]  # of the summary: name, heading, format
 _COLUMNS: tuple[_Column, ...] = (
@@ -99,6 +102,51 @@ def _decided(now: Progress) -> str:
     names, counts = np.unique(now.approved.rows.knob, return_counts=True)
     changes = [f"{count:,} {Knob(knob).name.lower()}" for knob, count in zip(names, counts, strict=True)]
     return f"changing {', '.join(changes)}" if changes else "changing nothing"
+
+
+@contextmanager
+def training_progress(*, quiet: bool) -> Iterator[Callable[[Stage], None]]:
+    """A live bar of a training's stage, and a line for every part of it that is done."""
+    console = Console(stderr=True, quiet=quiet)
+    with Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=quiet or not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def watch(stage: Stage) -> None:
+            bar.update(task, description=stage.name, completed=stage.done, total=stage.of)
+            if stage.told:
+                line = f"{stage.name} {stage.done:,} of {stage.of:,} · {stage.told}"
+                console.print(line, highlight=False, soft_wrap=True)
+
+        yield watch
+
+
+def card_text(policy: Path) -> str:
+    """A learned policy's card in a few lines: its scores beside LP-KM's, and what the gate says."""
+    from agents.learned import Model  # noqa: PLC0415 - its kernels are needed by no other table
+
+    card = Model.load(policy).card or {}
+    lines = []
+    for name, rows in card.get("scores", {}).items():
+        mine, theirs = (rows[who]["score"] for who in ("policy", "lp_km"))
+        mean, low, high = (100 * number for number in rows["policy"]["gain"])
+        over = rows["policy"]["over_target"]
+        kept = "" if over is None else f"; {over:.1%} of the episodes more than 5 % over their target"
+        lines.append(
+            f"{name:8}{mine[0]:.4f} [{mine[1]:.4f}, {mine[2]:.4f}] of hindsight, LP-KM {theirs[0]:.4f}, "
+            f"gain {mean:+.2f} points [{low:+.2f}, {high:+.2f}]{kept}"
+        )
+    verdict = card.get("verdict") or {}
+    reasons = "; ".join(verdict.get("reasons", ()))
+    lines.append(f"gate    {verdict.get('standing', 'candidate')}" + (f": {reasons}" if reasons else ""))
+    return "\n".join([*lines, f"policy  {policy}"])
 
 
 def result(run: Run) -> None:
@@ -182,3 +230,17 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> None:
         figures = (f"{row['rate']:,.1f}", row["unit"], row["baseline"], f"{row['baseline_rate']:,.1f}")
         table.add_row(row["name"], *figures, f"{row['ratio']:.2f}", f"{row['peak_rss_mb']:,.0f}")
     _console().print(table)
+
+
+def comparison_table(found: Comparison) -> None:
+    """Policies side by side, the best first; an interval is below its mean."""
+    from experiments.report.comparison import cells, headings, lead, notes, ordered  # noqa: PLC0415 - plots are heavy
+
+    table = Table(box=box.SIMPLE, title=f"Policies on {visible(found.ground.name)}", title_justify="left")
+    for place, heading in enumerate(headings(found)):
+        table.add_column(heading, justify="right" if place else "left", overflow="fold", no_wrap=not place)
+    for each in ordered(found):
+        table.add_row(*(visible(cell).replace(" [", "\n[") for cell in cells(found, each)))
+    console = _console()
+    console.print(table)
+    console.print(f"{lead(found)}.\n{notes(found)}", style="dim", highlight=False)

@@ -50,7 +50,7 @@ _CELL = CLICK_COLUMNS.index("cell")
 class AggregateWorldFactory(WorldFactory):
     """Builds worlds of the aggregate fidelity from the specification of a detailed one; see `sim.world.WorldFactory`.
 
-    What only single events can tell is refused: records, attribution, and slots beside the first.
+    What only single events can tell is refused: records, prices of wins, attribution, and slots beside the first.
     """
 
     def __post_init__(self) -> None:
@@ -59,6 +59,8 @@ class AggregateWorldFactory(WorldFactory):
         detail = "use the fidelity of single opportunities"
         if self.record_events or self.record_opportunities:
             raise ValueError(f"the aggregate fidelity draws counts, and nothing that could be recorded: {detail}")
+        if self.tell_prices:
+            raise ValueError(f"tell_prices (=True) needs single wins, which the aggregate fidelity sums up: {detail}")
         if self.attribution is not None:
             raise ValueError(f"the aggregate fidelity knows no single clicks to credit conversions to: {detail}")
         if slots > 1:

@@ -27,7 +27,7 @@ from sim.traffic import poisson
 Range = tuple[float, float]
 _TRAITS = (
     "volume", "amplitude", "phase", "value_sigma", "price_sigma", "correlation", "level", "season", "shifts", "shift",
-    "shift_step", "budget_share", "start", "target",
+    "shift_step", "budget_share", "start", "target", "targeted",
 )  # fmt: skip
 REFERENCE_MICROS = 1_000_000
 """The price level 1 of a task in micros: fine enough that whole micros round nothing that matters."""
@@ -62,6 +62,8 @@ class BiddingTask:
     target_range:
         None: the budget alone binds. Else the target cost per unit of value is the optimum's average cost times
         exp(uniform in this range).
+    target_share:
+        With a target range, the share of the episodes that have a target; the others' is infinite.
     first_price:
         Whether winners pay their own bid.
     market:
@@ -88,6 +90,7 @@ class BiddingTask:
     budget_share: Range = (0.05, 0.5)
     start_sigma: float = 0.5
     target_range: Range | None = None
+    target_share: float = 1.0
     first_price: bool = False
     market: Callable[[Laws], Market] = draw
 
@@ -159,6 +162,7 @@ class BiddingTask:
         if self.target_range is not None:
             average = best.cost / np.maximum(best.value, 1e-12)
             target = average * np.exp(traits.within("target", self.target_range))
+            target = np.where(traits.uniform("targeted") < self.target_share, target, np.inf)
             best = optimum(lots, budget, target)
         start = best.threshold * np.exp(self.start_sigma * traits.normal("start"))
         bid = np.clip(np.floor(start), 1, budget).astype(np.int64)
@@ -210,7 +214,8 @@ def _fill_numbers(out: Int64, seeds: Any, played: Int64) -> None:
 class Episodes:
     """n episodes of one length: their opportunities, what they begin with, and what hindsight would have made of them.
 
-    `target` is the most that a unit of value may cost on average, float64[n] in micros; None: only the budget binds.
+    `target` is the most that a unit of value may cost on average, float64[n] in micros; None: only the budget binds, as
+    it does where the target is infinite.
     """
 
     streams: Market
@@ -251,6 +256,11 @@ class Traits:
         """Standard normal; float64[n]."""
         column: Float64 = ndtri(self.uniform(trait))
         return column
+
+
+def keyed_traits(seed: int, numbers: Int64) -> Traits:
+    """The traits of the episodes of these numbers under a seed."""
+    return Traits.of(_keys(seed, numbers)[0])
 
 
 def _keys(seed: int, numbers: Int64) -> tuple[NDArray[Any], NDArray[Any]]:

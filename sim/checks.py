@@ -12,7 +12,8 @@ import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any, NoReturn, Protocol, TypeAlias
 
@@ -23,6 +24,7 @@ from engine.campaigns import CampaignSet, ControlState, Period
 from engine.errors import BadInput
 from engine.events import BIDS, CLICKS, COUNTS, IMPRESSIONS, OPPORTUNITIES, SPEND, TickCounts
 from engine.policy import Batch, EventSource
+from engine.prices import Prices, bin_of, least_in_bin
 from engine.units import Bool, Int64, TickGrid
 
 _CHAIN = (OPPORTUNITIES, BIDS, IMPRESSIONS, CLICKS)
@@ -231,6 +233,8 @@ def _check_physics(factory: Factory, controls: Sequence[ControlState], batches: 
                 "enter it only where what remains covers the most that it could be charged",
             )
         _check_paused(factory, tick, counts, controls[tick].paused)
+        if batch.prices is not None:
+            _check_prices(factory, tick, counts, controls[tick].bid, batch.prices)
 
 
 def _check_chain(factory: Factory, tick: int, counts: Int64) -> None:
@@ -254,6 +258,30 @@ def _check_paused(factory: Factory, tick: int, counts: Int64, paused: Bool) -> N
             factory,
             f"enters {counts[who, BIDS]} auctions for the paused campaign {factory.campaigns.ids[who]} at tick {tick}",
             "leave paused campaigns out",
+        )
+
+
+def _check_prices(factory: Factory, tick: int, counts: Int64, bid: Int64, prices: Prices) -> None:
+    """Every impression was won at a price, and at none above the bid in force."""
+    wins = np.zeros(len(bid), dtype=np.int64)
+    np.add.at(wins, prices.campaign, prices.wins)
+    wrong = wins != counts[:, IMPRESSIONS]
+    if wrong.any():
+        who = int(np.flatnonzero(wrong)[0])
+        _refuse(
+            factory,
+            f"tells prices of {wins[who]} wins and {counts[who, IMPRESSIONS]} impressions of campaign "
+            f"{factory.campaigns.ids[who]} at tick {tick}",
+            "count every impression once, by the price that it was won at",
+        )
+    beyond = prices.bin > bin_of(np.maximum(bid, 1))[prices.campaign]
+    if beyond.any():
+        row = int(np.flatnonzero(beyond)[0])
+        _refuse(
+            factory,
+            f"tells a price of {least_in_bin(prices.bin[row]):g} micros and more at tick {tick}, which campaign "
+            f"{factory.campaigns.ids[prices.campaign[row]]} won with a bid of {bid[prices.campaign[row]]}",
+            "divide the price by the opportunity's own bid, and multiply by the bid in force",
         )
 
 
@@ -397,12 +425,14 @@ def _put_together(batches: Sequence[Batch]) -> Batch:
     first = batches[0]
     events = type(first.events).concatenate([batch.events for batch in batches])
     truths = [batch.truth for batch in batches if batch.truth is not None]
+    prices = [batch.prices for batch in batches if batch.prices is not None]
     return Batch(
         TickCounts(first.counts.first_tick, np.concatenate([batch.counts.values for batch in batches])),
         events.take(events.order()),
         type(first.opportunities).concatenate([batch.opportunities for batch in batches]),
         sum(batch.auctions for batch in batches),
         np.concatenate(truths) if truths else None,
+        reduce(Prices.plus, prices) if prices else None,
     )
 
 
@@ -410,7 +440,8 @@ def _whole(batch: Batch) -> Part:
     """Everything in a batch."""
     truth = {} if batch.truth is None else {"truth": batch.truth}
     counts = {name: batch.counts.values[:, :, place] for place, name in enumerate(COUNTS)}
-    return {**counts, **_records(batch), **truth, "auctions": np.array(batch.auctions)}
+    prices = {} if batch.prices is None else {f"prices.{name}": rows for name, rows in asdict(batch.prices).items()}
+    return {**counts, **_records(batch), **truth, **prices, "auctions": np.array(batch.auctions)}
 
 
 def _records(batch: Batch) -> Part:
@@ -428,6 +459,7 @@ def _of_members(batch: Batch, campaigns: CampaignSet, members: Int64 | None) -> 
         batch.events.take(np.isin(batch.events.campaign, members)),
         batch.opportunities.take(np.isin(batch.opportunities.campaign, members)),
         truth=None if batch.truth is None else batch.truth[:, cells],
+        prices=None if batch.prices is None else batch.prices.select(members),
     )
     return _of_members(mine, campaigns, None)
 

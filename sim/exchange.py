@@ -29,6 +29,7 @@ from sim.draws import (
     surely_below,
 )
 from sim.kernel import helper, inner, kernel
+from sim.prices import Won, count_win
 from sim.response import is_click, predicted_ctr
 from sim.rng import BOT, CLICK, EXPOSURE, TO_UNIT, fill_words, word
 
@@ -419,14 +420,17 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
     counts: Int64,
     room: Room,
     recording: Any,
+    won: Won,
 ) -> Any:
     """Hold every auction of a span of ticks.
 
     Adds to `counts` (int64[t, cells, len(COUNTS)], all but what follows a click) and brings `past` up to date.
-    `recording` is (impressions, opportunities). Returns tables of people's clicks, impressions and opportunities, their
-    columns as in `*_COLUMNS`, and beside the last one value and predicted CTR.
+    `recording` is (impressions, opportunities). Where `won` has room for them, impressions are counted in it by their
+    price. Returns tables of people's clicks, impressions and opportunities, their columns as in `*_COLUMNS`, and beside
+    the last one value and predicted CTR.
     """
     record_impressions, record_opportunities = recording
+    tell_prices = won.counts.shape[0] > 0
     block = room.block
     longest = block.words.size
     clicks = np.empty((64, 6), dtype=np.int64)
@@ -553,6 +557,8 @@ def hold(  # noqa: C901, PLR0912, PLR0915 - one loop over auctions, cut where it
                             clicked += BY_BOT
                         cost = charge(bid, price, ctr, markets.first_price[m], buyers.per_click[c], bool(clicked > 0))
                         counts[t, cell, IMPRESSIONS] += 1
+                        if tell_prices:
+                            count_win(won, c, bid, price, value)
                         counts[t, cell, SPEND] += cost
                         counts[t, cell, CLICKS] += np.int64(clicked > 0)
                         if record_impressions:

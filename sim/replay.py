@@ -29,6 +29,7 @@ from engine.policy import Batch
 from engine.units import Bool, Int64, TickGrid
 from sim.auction import bid_for, charge, check_call, most_charged
 from sim.kernel import kernel
+from sim.prices import Won, count_win, told, won_under
 
 _NO_BID = -1
 
@@ -49,6 +50,8 @@ class AuctionReplayFactory:
         Whether a bid that equals the price wins (`>=`, as our own records mean it) or not (`>`).
     logged_bid_micros:
         The highest price the log can speak for, where one is known: bids above it are counted as outside its support.
+    tell_prices:
+        Whether to tell wins by their price.
     """
 
     campaigns: CampaignSet
@@ -57,6 +60,7 @@ class AuctionReplayFactory:
     first_price: tuple[bool, ...] = ()
     ties_win: bool = True
     logged_bid_micros: int | None = None
+    tell_prices: bool = False
 
     def __call__(self, members: Int64) -> AuctionReplay:
         """The replay of the campaigns at these ascending positions: it keeps their rows and no others."""
@@ -93,6 +97,7 @@ class AuctionReplay:
     def __init__(self, factory: AuctionReplayFactory, members: Int64, rows: Opportunities) -> None:
         self._grid = factory.grid
         self._ties_win = factory.ties_win
+        self._tell_prices = factory.tell_prices
         self._logged_bid = _NO_BID if factory.logged_bid_micros is None else factory.logged_bid_micros
         campaigns = self._campaigns = factory.campaigns.select(members)
         _check_places(rows, factory.campaigns)
@@ -136,13 +141,16 @@ class AuctionReplay:
         start, stop = np.searchsorted(rows.tick, (from_tick, to_tick))
         counts = np.zeros((to_tick - from_tick, self._cells, len(COUNTS)), dtype=np.int64)
         won = np.zeros(stop - start, dtype=np.bool_)
+        by_price = won_under(stakes[0], asked=self._tell_prices)
         rules = (self._ties_win, self._logged_bid)
         buyers = (self._per_click, self._daily)
         new_day = np.append(True, self._grid.closes_day[:-1])[from_tick:to_tick]
-        _replay(rows, start, stop, buyers, stakes, rules, from_tick, new_day, self._charged, counts, won)
+        _replay(rows, start, stop, buyers, stakes, rules, from_tick, new_day, self._charged, counts, won, by_price)
         self._book_conversions(start + np.flatnonzero(won & self._converts[start:stop]), from_tick, counts)
         auctions = int(self._auctions_before[stop] - self._auctions_before[start])
-        return Batch(TickCounts(from_tick, counts), Events.empty(), Opportunities.empty(), auctions)
+        prices = told(by_price, asked=self._tell_prices)
+        nothing = Events.empty(), Opportunities.empty()
+        return Batch(TickCounts(from_tick, counts), *nothing, auctions, prices=prices)
 
     def state(self) -> tuple[Int64, Int64]:
         """What was charged in the period, and the conversions still to come."""
@@ -212,8 +220,12 @@ def _replay(
     charged: Int64,
     counts: Int64,
     won: Bool,
+    by_price: Won,
 ) -> None:
-    """Enter rows [start, stop) with the bids in force; adds to `charged` and `counts`, and marks what was won."""
+    """Enter rows [start, stop) with the bids in force; adds to `charged` and `counts`, and marks what was won.
+
+    What was won is counted by its price too, where `by_price` has room for it.
+    """
     per_click, daily = buyers
     bids, budgets, paused = stakes
     ties_win, logged_bid = rules
@@ -245,6 +257,8 @@ def _replay(
         counts[t, cell, SPEND] += cost
         charged[c] += cost
         won[row - start] = True
+        if by_price.counts.shape[0] > 0:
+            count_win(by_price, c, bid, price, rows.value[row])
 
 
 @dataclass(frozen=True)

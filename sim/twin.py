@@ -28,7 +28,14 @@ class Twin:
         campaigns = self.factory.campaigns
         members = np.flatnonzero(campaigns.market == campaigns.market[campaign])
         seed = (self.factory.seed ^ _OTHER_DICE) % _SEEDS
-        alone = replace(self.factory, seed=seed, attribution=None, record_events=False, record_opportunities=False)
+        alone = replace(
+            self.factory,
+            seed=seed,
+            attribution=None,
+            record_events=False,
+            record_opportunities=False,
+            tell_prices=False,
+        )
         world = alone(members)
         counts = world.advance(from_tick, to_tick, controls.select(campaigns, members)).counts
         spent = counts.of_campaigns(campaigns.select(members).cell_start)[:, :, SPEND].sum(axis=0)

@@ -36,6 +36,7 @@ from sim.drift import log_levels
 from sim.exchange import CLICK_COLUMNS, hold
 from sim.mishaps import Mishap, spoil
 from sim.people import Audience, People, Reach, people_of, persons_of
+from sim.prices import told, won_under
 from sim.recording import BOOKED_COLUMNS, Recorder
 from sim.response import Response
 from sim.rng import key_of
@@ -69,6 +70,8 @@ class WorldFactory:
         What goes wrong with recorded events.
     record_events, record_opportunities:
         What to emit beside the counts. Recording changes no draw.
+    tell_prices:
+        Whether to tell wins by their price; nor does this.
     """
 
     campaigns: CampaignSet
@@ -83,6 +86,7 @@ class WorldFactory:
     mishaps: tuple[Mishap, ...] = ()
     record_events: bool = False
     record_opportunities: bool = False
+    tell_prices: bool = False
 
     def __post_init__(self) -> None:
         if len(self.markets) != len(self.campaigns.markets):
@@ -240,6 +244,7 @@ class World:
         check_call(grid, from_tick, to_tick, controls, self._set)
         counts = np.zeros((to_tick - from_tick, self._set.cells, len(COUNTS)), dtype=np.int64)
         markets = self._open_markets(from_tick, to_tick)
+        won = won_under(controls.bid, asked=factory.tell_prices)
         clicks, impressions, opportunities, qualities = hold(
             markets,
             self._buyers,
@@ -249,16 +254,19 @@ class World:
             counts,
             self._room,
             (factory.record_events or self._reach is not None, factory.record_opportunities),
+            won,
         )
         self._meet(impressions, counts, from_tick)
         rate = self._rate_of(clicks, from_tick, to_tick)
         conversions, refunds, truth = self._settle(clicks, rate, counts, from_tick, to_tick)
+        prices = told(won, asked=factory.tell_prices)
         return Batch(
             TickCounts(from_tick, counts),
             self._events(impressions, conversions, refunds),
             self._opportunities(opportunities, qualities),
             int(markets.auctions.sum()),
             truth,
+            prices,
         )
 
     def state(self) -> WorldState:

@@ -13,9 +13,18 @@ from engine.runtime.plan import Moment, Plan, Rehearsal
 from experiments import api, build
 from experiments.api import Run, Runner
 from experiments.config import RunConfig
+from tests.lookers import LOOKER
 from tests.scenarios import config
 
 Places: TypeAlias = tuple[tuple[Moment, int], ...]
+
+
+LOOKING_TOO = [
+    {"policy": "even_pi", "campaigns": ["display-a", "search-b"]},
+    LOOKER | {"campaigns": ["search-a", "social-a", "social-b"]},
+    {"policy": "daily_budgets", "campaigns": "all"},
+]
+"""Policies of the small run, of which one bids by the prices of the wins since its last view."""
 
 
 class Crash(BaseException):

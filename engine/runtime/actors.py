@@ -347,9 +347,9 @@ class _ApartCast(_RayCast):
             mine = [next(actors) for _ in groups]
             controls = [actor.apply.remote(approved) for actor in mine]
             advance = market.advance_apart.options(num_returns=len(groups) + 1)
-            *counts, record = advance.remote(from_tick, to_tick, groups, *controls)
+            *happened, record = advance.remote(from_tick, to_tick, groups, *controls)
             records.append(record)
-            reports += [actor.observe.remote(count) for actor, count in zip(mine, counts, strict=True)]
+            reports += [actor.observe.remote(each) for actor, each in zip(mine, happened, strict=True)]
         return reports, records
 
 

@@ -110,9 +110,10 @@ class CampaignHost:
         self._plan.rehearsal(Moment.AFTER_APPLY, tick)
         return self._machine.state.controls
 
-    def observe(self, counts: TickCounts) -> Report:
+    def observe(self, happened: Advanced) -> Report:
         """Count what happened over a span, and publish."""
-        self._machine.handle(Advanced(counts))
+        counts = happened.counts
+        self._machine.handle(happened)
         (published,) = self._machine.handle(Publish(counts.first_tick + counts.ticks - 1))
         assert isinstance(published, Published)
         self._plan.rehearsal(Moment.AFTER_SPAN, counts.first_tick)
@@ -161,15 +162,19 @@ class SourceHost:
     def advance_apart(
         self, from_tick: int, to_tick: int, groups: Sequence[Int64], *controls: ControlState
     ) -> list[Any]:
-        """Emit a span for campaigns that live elsewhere: the counts of each group, then the span's records.
+        """Emit a span for campaigns that live elsewhere: what happened to each group, then the span's records.
 
         `groups` are positions among this source's campaigns; together they are all of them.
         """
         merged = ControlState.merge(self._campaigns, list(zip(groups, controls, strict=True)))
         batch = self.advance(from_tick, to_tick, merged)
-        cells = [self._campaigns.cells_of(group) for group in groups]
-        counts = [TickCounts(from_tick, batch.counts.values[:, mine]) for mine in cells]
-        return [*counts, self.records(batch)]
+        return [*(self._happened_to(group, batch) for group in groups), self.records(batch)]
+
+    def _happened_to(self, group: Int64, batch: Batch) -> Advanced:
+        """What a batch tells a group of campaigns, by their positions among this source's."""
+        values = batch.counts.values[:, self._campaigns.cells_of(group)]
+        prices = None if batch.prices is None else batch.prices.select(group)
+        return Advanced(TickCounts(batch.counts.first_tick, values), prices)
 
     def records(self, batch: Batch) -> Records:
         """What the tables get of a span."""
@@ -198,7 +203,7 @@ class ShardHost:
         """Apply the last round, live through a span, and report."""
         controls = self._campaigns.apply(approved)
         batch = self._source.advance(from_tick, to_tick, controls)
-        report = self._campaigns.observe(batch.counts)
+        report = self._campaigns.observe(Advanced(batch.counts, batch.prices))
         return report, self._source.records(batch)
 
     def snapshot(self, campaign: int) -> tuple[dict[str, int], Int64]:

@@ -18,6 +18,7 @@ from experiments.benchmarks import (
     memory,
     recovery,
     scaling,
+    serving,
     tick_overhead,
 )
 from experiments.benchmarks.measuring import Figure
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[..., Figure]] = {
     "recovery": recovery.measure,
     "scaling_campaigns": scaling.measure_campaigns,
     "scaling_shards": scaling.measure_shards,
+    "serving": serving.measure,
     "tick_overhead": tick_overhead.measure,
 }
 

@@ -16,8 +16,11 @@ from agents.ecpc import EcpcPid
 from agents.horizon import Curve
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Proposals, Source, no_proposals, proposals
+from engine.campaigns import CampaignSet
 from engine.errors import BadInput
+from engine.events import IMPRESSIONS
 from engine.policy import Policy, View
+from engine.prices import bin_of
 from experiments import api, build
 from tests.scenarios import config
 
@@ -111,6 +114,12 @@ def returns_a_list(*_: Any) -> tuple[Any, Any]:
     return [], None
 
 
+def writes_into_the_prices(view: View, memory: Any) -> tuple[Any, Any]:
+    if view.prices is not None and len(view.prices):
+        view.prices.wins[0] = 7
+    return no_proposals(), memory
+
+
 AGAIN = "proposes something else when asked again at tick 0: use no hidden state or generator"
 STRANGER = "named a campaign it does not have at tick 0: use positions 0 … 0"
 FLAWED = "proposed a value that is {} at tick 0: propose whole, non-negative micros or ppm"
@@ -150,3 +159,45 @@ def test_a_planted_fault_is_named(deed: Any, memory: Any, sentence: str, monkeyp
     with pytest.raises(BadInput) as refused:
         check_policy(Planted(memory))
     assert str(refused.value) == f"policy Planted {sentence}"
+
+
+class Seeing:
+    """Keeps what it sees of prices, impressions and bids, for a test to look at."""
+
+    looks_at_prices = True
+
+    def start(self, campaigns: CampaignSet, grid: Any) -> None:  # noqa: ARG002 - the protocol's signature
+        return None
+
+    def propose(self, view: View, memory: Any) -> tuple[Any, Any]:
+        SEEN.append(view)
+        return no_proposals(), memory
+
+
+SEEN: list[View] = []
+
+
+def test_a_policy_that_looks_at_prices_is_shown_those_of_every_impression() -> None:
+    SEEN.clear()
+    check_policy(Seeing())
+    empty = 0
+    for view in SEEN:
+        assert view.prices is not None
+        wins = np.bincount(view.prices.campaign, view.prices.wins, len(view.recent))
+        assert np.array_equal(wins, view.recent[:, IMPRESSIONS])
+        assert (view.prices.bin <= bin_of(view.controls.bid)[view.prices.campaign]).all()
+        assert (view.prices.value_ppm >= view.prices.wins).all()
+        empty += not len(view.prices)
+    assert 0 < empty < len(SEEN) / 4
+
+
+def test_others_are_shown_none_and_nobody_may_write_into_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    SEEN.clear()
+    monkeypatch.setattr(Seeing, "looks_at_prices", False)
+    check_policy(Seeing())
+    assert {view.prices for view in SEEN} == {None}
+    monkeypatch.setattr(Planted, "deed", writes_into_the_prices, raising=False)
+    check_policy(Planted(None))
+    monkeypatch.setattr(Planted, "looks_at_prices", True, raising=False)
+    with pytest.raises(BadInput, match=r"^policy Planted writes into the view at tick 1: copy what it changes$"):
+        check_policy(Planted(None))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,7 @@ from engine.events import CLICKS, COUNTS, IMPRESSIONS, SPEND, TickCounts
 from engine.guard import check
 from engine.messages import Advanced, Answered, Apply, Publish, Published
 from engine.policy import View
+from engine.prices import Prices
 from engine.units import Int64, TickGrid
 from tests.engine.builders import BID, BUDGET, campaign_set, controls, mandated, vector, wish
 
@@ -173,6 +175,45 @@ def test_recent_counts_begin_anew_with_every_view_and_lifetime_goes_on() -> None
         seen.append((shown.tick, shown.recent[0, CLICKS], shown.lifetime[0, CLICKS]))
     assert seen == [(0, 1, 1), (1, 2, 3), (2, 3, 6)]
     assert view(it.handle(Publish(2))).recent.sum() == 0
+
+
+def test_prices_add_up_between_views_and_begin_anew_with_every_view() -> None:
+    first, second = priced([0, 2], [5, 5], [1, 2]), priced([0, 0], [4, 5], [3, 1])
+    it = machine()
+    assert view(machine_after(it, 0, None).handle(Publish(0))).prices is None
+    machine_after(it, 1, first)
+    machine_after(it, 1, first)  # delivered twice
+    machine_after(it, 2, second)
+    kept = pickle.loads(pickle.dumps(it.state))  # noqa: S301 - our own bytes
+    campaigns = campaign_set([1, 2, 1])
+    resumed = CampaignMachine(campaigns, np.arange(3), kept, GRID, factual=False)
+    for each in (it, resumed):
+        assert told(each.handle(Publish(2))) == [(0, 4, 3, 300), (0, 5, 2, 200), (2, 5, 2, 200)]
+        assert told(each.handle(Publish(2))) == []
+        machine_after(each, 3, Prices.empty())
+        assert told(each.handle(Publish(3))) == []
+        machine_after(each, 4, second)
+        assert told(each.handle(Publish(4))) == [(0, 4, 3, 300), (0, 5, 1, 100)]
+    assert kept.prices is not None
+    assert len(kept.prices) == 3  # nothing was changed in place
+
+
+def priced(campaign: list[int], bins: list[int], wins: list[int]) -> Prices:
+    """Wins that are worth 100 ppm each."""
+    of, at, number = (np.array(column, dtype=np.int64) for column in (campaign, bins, wins))
+    return Prices(of, at, number, 100 * number)
+
+
+def machine_after(it: CampaignMachine, tick: int, prices: Prices | None) -> CampaignMachine:
+    it.handle(Advanced(counts(tick, 1), prices))
+    return it
+
+
+def told(published: list[Any]) -> list[tuple[int, ...]]:
+    """The rows of a view's prices."""
+    rows = view(published).prices
+    assert rows is not None
+    return list(zip(*(column.tolist() for column in vars(rows).values()), strict=True))
 
 
 def of_periods(spans: list[tuple[int, int]], grid: TickGrid = GRID) -> list[list[int]]:

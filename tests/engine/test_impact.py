@@ -20,7 +20,7 @@ from engine.judgement import Impact, Judgement, Outcome, Reason
 from engine.ledger import RecordKind, decode_round
 from engine.limits import Limits, Window
 from engine.messages import Command, CommandKind
-from engine.standing import NEVER, Standing
+from engine.standing import NEVER, Quarantine, Standing
 from tests.engine.builders import BID, BUDGET, campaign_set, controls, mandated, vector, wish
 from tests.engine.test_optimiser import CAMPAIGNS, Loop, ask, command
 
@@ -72,6 +72,15 @@ class Case:
         judged = self.judge(*batches, granted=granted)
         pairs = zip(judged.outcome, judged.reason, strict=True)
         return [(Outcome(outcome), Reason(reason)) for outcome, reason in pairs]
+
+
+def of_three(weights: list[int]) -> Case:
+    """The same campaigns of three creatives, all with these weights."""
+    case = Case()
+    case.campaigns = campaign_set((3,) * N)
+    case.limits = replace(Limits.of(case.campaigns), day=DAY)
+    case.state = controls(case.campaigns, weights=np.array(weights * N))
+    return case
 
 
 def part(percent: int, campaign: int = 5, knob: Knob = Knob.BID, source: Source = Source.RULE) -> Proposals:
@@ -140,6 +149,18 @@ def test_what_the_twin_tells_goes_before_the_record() -> None:
     assert case.ask(part(5)) == [waits(Reason.LARGE_SPEND_CHANGE)]
 
 
+def test_what_the_twin_tells_of_one_knob_is_told_of_no_other() -> None:
+    case = Case()
+    case.tried = {(5, Knob.BID): 7}
+    judged = case.judge(part(1), part(1, knob=Knob.BUDGET), part(5, campaign=4))
+    by_record = 157_625 * SPEND_A_DAY // 1_000_000  # 1.05³ − 1
+    assert judged.impacts == (
+        Impact(0, 7, Basis.TRIAL),
+        Impact(1, 0, Basis.RECORD),
+        Impact(2, by_record, Basis.RECORD),
+    )
+
+
 def test_a_budget_that_does_not_bind_moves_nothing_and_one_that_binds_all_of_it() -> None:
     case = Case()
     assert case.judge(part(25, knob=Knob.BUDGET)).impacts == (Impact(0, 0, Basis.RECORD),)
@@ -162,6 +183,13 @@ def test_what_cannot_be_computed_is_high() -> None:
     assert case.ask(part(1)) == [waits(Reason.OUTSIDE_MANDATE)]
 
 
+def test_without_evidence_everything_outside_mandates_is_high() -> None:
+    case = Case()
+    judged = check(case.campaigns, case.state, part(1), case.limits, sequence=1, tick=TICK)
+    assert (judged.outcome.tolist(), judged.reason.tolist()) == ([Outcome.NEEDS_APPROVAL], [Reason.OUTSIDE_MANDATE])
+    assert judged.impacts == ()
+
+
 def test_of_a_campaign_that_spends_nothing_nobody_can_tell_what_a_higher_bid_would_bring() -> None:
     case = Case()
     now = case.spending.now
@@ -180,12 +208,23 @@ def test_a_campaign_in_its_learning_phase_waits_whatever_little_is_asked() -> No
         assert case.ask(part(1)) == [waits(Reason.LEARNING_PHASE)]
 
 
+def test_while_all_clicks_are_younger_than_the_delay_horizon_a_campaign_is_learning() -> None:
+    case = Case()
+    case.limits = replace(case.limits, delay_horizon=5 * DAY)
+    assert case.ask(part(1)) == [LOW]
+    case.limits = replace(case.limits, delay_horizon=TICK + 1)
+    assert case.ask(part(1)) == [waits(Reason.LEARNING_PHASE)]
+
+
 def test_a_step_of_more_than_15_percent_on_one_of_the_largest_fifth_waits() -> None:
     case = Case()
     case.tried = dict.fromkeys(((0, Knob.BID), (5, Knob.BID)), 0)
     assert case.ask(part(15, campaign=0)) == [LOW]
     assert case.ask(part(16, campaign=0)) == [waits(Reason.LARGE_CAMPAIGN)]
     assert case.ask(part(16, campaign=5)) == [LOW]
+    case.tried = {(0, Knob.BUDGET): 0}
+    assert case.ask(part(15, 0, Knob.BUDGET)) == [LOW]
+    assert case.ask(part(16, 0, Knob.BUDGET)) == [waits(Reason.LARGE_CAMPAIGN)]
     moved = vector([650_001, 349_999], Source.RULE)
     case.tried = {(0, Knob.WEIGHTS): 0}
     assert case.ask(moved) == [waits(Reason.LARGE_CAMPAIGN)] * 2
@@ -199,9 +238,26 @@ def test_more_than_three_campaigns_at_once_wait_all_of_them() -> None:
     assert case.ask(*four) == [waits(Reason.MANY_CAMPAIGNS)] * 4
 
 
+def test_a_vector_is_a_large_step_as_a_whole() -> None:
+    case = of_three([400_000, 300_000, 300_000])
+    case.tried = {(0, Knob.WEIGHTS): 0}
+    assert case.ask(vector([480_000, 370_001, 149_999], Source.RULE)) == [waits(Reason.LARGE_CAMPAIGN)] * 3
+    assert case.ask(vector([480_000, 370_000, 150_000], Source.RULE)) == [LOW] * 3
+
+
+def test_a_vector_and_a_bid_of_one_round_are_judged_each_by_its_own_step() -> None:
+    assert Case().ask(vector([600_000, 400_000], Source.RULE, 4), part(5)) == [LOW] * 3
+    assert Case().ask(vector([600_000, 400_000], Source.RULE, 4), part(7)) == [
+        LOW,
+        LOW,
+        waits(Reason.LARGE_SPEND_CHANGE),
+    ]
+
+
 def test_a_creative_that_was_never_shown_waits() -> None:
     case = Case()
     case.state = controls(case.campaigns, weights=np.array([1_000_000, 0] * N))
+    assert case.ask(vector([999_999, 1], Source.RULE, 5)) == [waits(Reason.EXTRAPOLATION)] * 2
     assert case.ask(vector([900_000, 100_000], Source.RULE, 5)) == [waits(Reason.EXTRAPOLATION)] * 2
 
 
@@ -210,9 +266,7 @@ def test_a_creative_that_stays_unshown_is_no_extrapolation() -> None:
     case.state = controls(case.campaigns, weights=np.array([1_000_000, 0] * N))
     person = vector([1_000_000, 0], Source.PERSON, 5)
     assert case.judge(person).count(Outcome.APPROVED) == 0  # no change at all
-    three = campaign_set((3,) * N)
-    case.campaigns, case.limits = three, replace(Limits.of(three), day=DAY)
-    case.state = controls(three, weights=np.array([600_000, 400_000, 0] * N))
+    case = of_three([600_000, 400_000, 0])
     assert case.ask(vector([580_000, 420_000, 0], Source.RULE, 5)) == [LOW] * 3
     assert case.ask(vector([580_000, 400_000, 20_000], Source.RULE, 5)) == [waits(Reason.EXTRAPOLATION)] * 3
 
@@ -307,6 +361,36 @@ def test_each_of_several_quarantines_holds_and_a_persons_yes_lifts_one() -> None
     assert case.ask(part(10, 3)) != [quarantined]  # its fortnight is over
     case.tick += 2 * DAY  # the knobs have cooled down
     assert case.ask(part(10, 5), granted=np.array([True])) == [LOW]
+
+
+def test_a_quarantine_that_is_over_lifts_none_that_comes_after_it() -> None:
+    case = Case()
+    over, other = (Quarantine(place, Knob.BID, BID, (BID * 11 // 10,), TICK + place - 3) for place in (3, 4))
+    case.standing = replace(case.standing, quarantine=(over, other))
+    refused = (Outcome.REFUSED, Reason.QUARANTINED)
+    assert case.ask(part(10, 3), part(10, 4)) == [waits(Reason.LARGE_SPEND_CHANGE), refused]
+
+
+def test_what_comes_in_one_round_with_the_quarantined_is_not_refused_for_it() -> None:
+    refused = (Outcome.REFUSED, Reason.QUARANTINED)
+    for knob, values, rows in (
+        (Knob.BID, (BID * 11 // 10,), part(10)),
+        (Knob.WEIGHTS, (600_000, 400_000), vector([600_000, 400_000], Source.RULE, 5)),
+    ):
+        case = Case()
+        case.standing = replace(case.standing, quarantine=(Quarantine(5, knob, BID, values, TICK + 1),))
+        another = wish(BUDGET * 11 // 10, Knob.BUDGET, Source.RULE, 4)
+        assert case.ask(rows, another) == [refused] * len(rows) + [LOW]
+
+
+def test_a_quarantined_vector_is_compared_with_no_larger_campaigns() -> None:
+    case = Case()
+    case.campaigns = campaign_set((4, *(2,) * (N - 1)))
+    case.limits, case.state = replace(Limits.of(case.campaigns), day=DAY), controls(case.campaigns)
+    quarantine = (Quarantine(5, Knob.WEIGHTS, 0, (600_000, 400_000), TICK + 1),)
+    case.standing = replace(case.standing, quarantine=quarantine)
+    rows = vector([600_000, 400_000], Source.RULE, 5), vector([250_001, 249_999, 250_001, 249_999], Source.RULE)
+    assert case.ask(*rows) == [(Outcome.REFUSED, Reason.QUARANTINED)] * 2 + [LOW] * 4
 
 
 def test_a_fall_that_was_rolled_back_is_quarantined_downwards() -> None:

@@ -17,7 +17,7 @@ from engine.judgement import NO_OFFER, Impact, Outcome, Reason
 from engine.ledger import fold
 from engine.limits import MOST_MODIFIER, Limits
 from engine.standing import Quarantine, Standing
-from engine.units import PPM
+from engine.units import MAX_MICROS, PPM
 from tests.engine.builders import (
     BID,
     BUDGET,
@@ -29,6 +29,7 @@ from tests.engine.builders import (
     mandated,
     modified,
     wish,
+    with_limits,
 )
 from tests.engine.test_impact import DAY, LOW, SPEND_A_DAY, TICK, Case, rolled_back, waits
 
@@ -89,6 +90,28 @@ def test_every_quarter_up_a_modifier_stops_at_3_times_its_anchor() -> None:
     assert desk.state.modifier_anchor.tolist() == [200_000, PPM, 0]
 
 
+@pytest.mark.parametrize(("wanted", "offer"), [(500_000, 750_001), (1_500_000, 1_250_001)])
+def test_an_offered_quarter_is_rounded_towards_the_modifier_in_force(wanted: int, offer: int) -> None:
+    assert answer(desk_of([1_000_001, PPM, PPM]), modified({0: wanted})) == [no(Reason.STEP, offer)]
+    assert answer(desk_of([1_000_001, PPM, PPM]), modified({0: offer})) == [YES]
+
+
+@pytest.mark.parametrize(
+    ("now", "wanted", "expected"),
+    [
+        (400_000, 333_333, no(Reason.ANCHOR_BAND, 333_334)),
+        (400_000, 333_334, YES),
+        (1_200_000, 1_333_334, no(Reason.ANCHOR_BAND, 1_333_333)),
+        (1_200_000, 1_333_333, YES),
+    ],
+)
+def test_the_band_of_a_modifier_is_rounded_inwards(now: int, wanted: int, expected: object) -> None:
+    run = campaign_set((1,), audiences=AUDIENCES)
+    limits = Limits.of(run).with_mandate(np.array([0]), (Knob.MODIFIERS,), (Fraction(1, 3), Fraction(4, 3)))
+    desk = Desk(run, replace(controls(run), modifiers=np.array([now, PPM, PPM])), limits)
+    assert answer(desk, modified({0: wanted})) == [expected]
+
+
 def test_a_mandate_states_another_band_for_modifiers() -> None:
     run = campaign_set((1, 1), audiences=AUDIENCES)
     limits = Limits.of(run).with_mandate(np.array([0]), (Knob.MODIFIERS,), (Fraction("0.9"), Fraction("1.1")))
@@ -110,6 +133,7 @@ def test_nobody_passes_the_hard_bounds_of_modifiers(source: Source) -> None:
     desk = desk_of([110_000, 9_500_000, PPM], bid=10_000)
     step = source > Source.ROLLBACK
     assert answer(desk, modified({0: 99_999}, source)) == [no(Reason.HARD_MINIMUM, 100_000)]
+    assert answer(desk, modified({0: 1}, source)) == [no(Reason.STEP if step else Reason.HARD_MINIMUM, 100_000)]
     assert answer(desk, modified({1: 10_000_001}, source)) == [no(Reason.HARD_MAXIMUM, MOST_MODIFIER)]
     assert answer(desk, modified({0: 50_000}, source)) == [no(Reason.STEP if step else Reason.HARD_MINIMUM, 100_000)]
 
@@ -159,6 +183,12 @@ def test_a_new_audience_needs_a_person_mandate_or_not(source: Source) -> None:
     assert answer(desk, modified({1: 1_100_000}, source)) == [YES]
 
 
+def test_the_least_modifier_makes_an_audience_a_target_too() -> None:
+    desk = desk_of([0, PPM, PPM])
+    desk.limits = replace(desk.limits, modifier_bounds=np.array([[1, MOST_MODIFIER]]))
+    assert answer(desk, modified({0: 1})) == [TARGETS]
+
+
 def test_an_audience_that_stays_no_target_needs_nobody() -> None:
     assert answer(desk_of([0, PPM, PPM]), modified({0: 0, 1: 1_100_000})) == [no(Reason.NO_OP), YES]
 
@@ -173,6 +203,14 @@ def test_the_band_follows_an_audience_that_was_approved_as_a_target() -> None:
     assert desk.state.modifier_anchor.tolist() == [800_000, PPM, PPM]
     assert answer(desk, modified({0: PPM}, version=1)) == [YES]
     assert fold(desk.close()).state.equals(desk.state)  # type: ignore[union-attr]
+
+
+def test_a_new_audience_of_one_campaign_holds_no_other_campaigns_change_back() -> None:
+    desk = desk_of([0, PPM, PPM], campaigns=6)
+    rises = {1: 1_100_000}
+    assert answer(desk, modified(rises), modified({0: PPM}, Source.RULE, 5)) == [YES, TARGETS]
+    rows = modified(rises, Source.RULE), modified({0: PPM}, Source.RULE, 2)
+    assert answer(desk, *rows, granted=[False, True]) == [YES, YES]
 
 
 def test_a_mandate_does_not_cover_which_audiences_are_targets() -> None:
@@ -197,6 +235,7 @@ def test_what_a_party_wants_of_several_audiences_stands_or_falls_together() -> N
 def test_an_audience_that_does_not_exist_takes_down_what_is_beside_it() -> None:
     stray = no(Reason.UNKNOWN_TARGET)
     assert answer(desk_of(), modified({0: 1_100_000, 3: 1_100_000})) == [BESIDE, stray]
+    assert answer(desk_of(campaigns=2), modified({0: 1_100_000, 3: 1_100_000}, campaign=1)) == [BESIDE, stray]
     others = wish(BID + 1), modified({0: 1_100_000}, Source.RULE), modified({1: 1_100_000}, campaign=1)
     assert answer(desk_of(campaigns=2), modified({3: 1}), *others) == [stray, YES, YES, YES]
     assert answer(desk_of(), modified({0: 1_100_000}, campaign=7)) == [stray]
@@ -205,6 +244,12 @@ def test_an_audience_that_does_not_exist_takes_down_what_is_beside_it() -> None:
 def test_an_audience_named_twice_is_refused_with_what_is_beside_it() -> None:
     rows = proposals([0] * 3, Knob.MODIFIERS, [1_100_000, 1_200_000, 900_000], 0, Source.POLICY, "", index=[1, 1, 2])
     assert answer(desk_of(), rows) == [no(Reason.AUDIENCE_TWICE)] * 2 + [BESIDE]
+
+
+def test_what_two_parties_want_of_neighbouring_audiences_names_none_twice() -> None:
+    desk = Desk(campaign_set((1,), audiences=tuple("abcde")))
+    rows = modified({1: 1_100_000}, Source.SCRIPT), modified({0: 1_100_000}, Source.POLICY)
+    assert answer(desk, *rows) == [YES, no(Reason.SECOND_CHANGE)]
 
 
 def test_of_several_parties_the_first_ones_audiences_are_moved_and_no_others() -> None:
@@ -259,6 +304,17 @@ def test_a_bid_and_a_modifier_that_both_rise_in_one_round_do_not_pass_the_maximu
     assert both(Source.ROLLBACK, Source.PERSON) == [refused, YES, YES]
     assert both(Source.PERSON, Source.ROLLBACK) == [YES, refused, BESIDE]
     assert answer(desk, wish(bid, source=Source.PERSON), modified({1: 1_100_000}, Source.PERSON)) == [YES, YES]
+    exactly = MAX_BID * PPM // bid
+    assert answer(desk, wish(bid), modified({0: exactly})) == [YES, YES]
+    assert answer(desk, wish(bid), modified({0: exactly + 1})) == [YES, refused]
+
+
+def test_a_modifier_is_held_against_no_bid_of_another_campaign_and_none_that_waits() -> None:
+    desk = desk_of([3_300_000, PPM, PPM], campaigns=2, bid=MAX_BID // 4)
+    bid, rises = wish(MAX_BID * 30 // 100, source=Source.RULE), {0: 4_000_000}
+    assert answer(desk, modified(rises, campaign=1), bid) == [YES, YES]
+    desk.limits = Limits.of(desk.campaigns)
+    assert answer(desk, modified(rises, Source.PERSON), bid) == [YES, ASK]
 
 
 # --- several knobs at once ---
@@ -283,8 +339,41 @@ def test_of_what_the_budget_and_the_bid_leave_the_modifiers_are_offered_the_rest
     rows = modified({0: offer + 1, 1: offer, 2: 800_000})
     yes = [True] * 5
     assert answer(desk, bid, budget, rows, granted=yes) == [YES, YES, no(Reason.JOINT_EXPOSURE, offer), BESIDE, BESIDE]
+    rows = modified({0: 800_000, 1: offer, 2: offer + 1})
+    assert answer(desk, bid, budget, rows, granted=yes) == [YES, YES, BESIDE, BESIDE, no(Reason.JOINT_EXPOSURE, offer)]
     rows = modified({0: offer, 1: offer, 2: 800_000})
     assert answer(desk, bid, budget, rows, granted=yes) == [YES] * 5
+
+
+def test_the_modifiers_of_each_campaign_are_held_against_its_own_bid_in_whatever_order_they_come() -> None:
+    run = campaign_set((1, 1), audiences=AUDIENCES)
+    desk = Desk(run, limits=Limits.of(run))
+    rows = (
+        modified({0: 1_200_000}, campaign=1),
+        modified({0: 1_200_000}),
+        modified({1: 1_100_000}, campaign=1),
+        wish(BID * 11 // 10),
+    )
+    joint = no(Reason.JOINT_EXPOSURE, 1_250_000 * 10 // 11)
+    assert answer(desk, *rows, granted=[True] * 4) == [YES, joint, YES, YES]
+
+
+def test_where_less_than_a_micro_is_left_nothing_is_offered() -> None:
+    run = campaign_set((1,), audiences=AUDIENCES)
+    desk = Desk(run, limits=Limits.of(run))
+    rows = wish(BUDGET * 5 // 4 - 10, Knob.BUDGET), modified({0: PPM + 1})
+    assert answer(desk, *rows, granted=[True, True]) == [YES, no(Reason.JOINT_EXPOSURE)]
+
+
+def test_what_is_left_is_exact_to_the_micro_for_the_largest_amounts() -> None:
+    run = campaign_set((1,))
+    bid, budget, raised = 500_000_000_000_012, 600_000_000_000_000, 660_000_000_000_001
+    limits = with_limits(Limits.of(run), maximum=MAX_MICROS)
+    desk = Desk(run, controls(run, bid, budget), limits)
+    offer = bid * 1_250_000 * budget // (raised * PPM)  # 0.96 of a micro more would be too much
+    rises = wish(raised, Knob.BUDGET)
+    assert answer(desk, wish(offer + 1), rises, granted=[True] * 2) == [no(Reason.JOINT_EXPOSURE, offer), YES]
+    assert answer(desk, wish(offer), rises, granted=[True] * 2) == [YES, YES]
 
 
 def test_a_bid_that_was_refused_takes_nothing_from_the_modifiers() -> None:
@@ -400,6 +489,13 @@ def test_the_record_predicts_as_if_all_spend_went_with_the_audience_that_moves_f
     fall = case.judge(modified({0: 1_010_000, 1: 900_000}, Source.RULE, 5))
     assert [each.spend_per_day for each in fall.impacts] == [1 - 271_000 * SPEND_A_DAY // 1_000_000] * 2  # 0.9³ − 1
     assert fall.reason.tolist() == [Reason.LARGE_SPEND_CHANGE] * 2
+
+
+def test_each_campaign_is_predicted_by_its_own_farthest_audience() -> None:
+    rows = modified({0: 1_010_000, 1: 1_030_000}, Source.RULE, 4), modified({0: 1_050_000, 1: 990_000}, Source.RULE, 5)
+    predicted = [each.spend_per_day for each in of_ten().judge(*rows).impacts]
+    # 1.03³ − 1 and 1.05³ − 1
+    assert predicted == [92_727 * SPEND_A_DAY // 1_000_000] * 2 + [157_625 * SPEND_A_DAY // 1_000_000] * 2
 
 
 def test_from_no_spend_and_for_a_new_audience_nobody_can_tell() -> None:

@@ -171,6 +171,13 @@ def test_inside_a_mandate_its_own_exposure_cap_holds_instead() -> None:
     assert answer(at, *other) == [YES, YES]
 
 
+def test_a_cap_far_below_a_quarter_holds_for_small_steps() -> None:
+    at = desk()
+    at.limits = Limits.of(at.campaigns).with_mandate(np.array([0]), (Knob.BID, Knob.BUDGET), exposure_cap=100_000)
+    small = wish(BID * 107 // 100), wish(BUDGET * 107 // 100, Knob.BUDGET)
+    assert answer(at, *small) == [no(Reason.JOINT_EXPOSURE, BID * 110 // 107), YES]
+
+
 def test_the_trail_reaches_back_one_day_and_no_further() -> None:
     at = desk()
     standing = Standing.initial(1)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.events import COUNTS, Events, Opportunities
 from engine.policy import Batch, EventSource
+from engine.prices import WINDOW, Prices, bin_of, lowest_bins
 from engine.units import PPM, Int64, TickGrid, equal_shares
 from sim.attribution import Attribution
 from sim.auction import Market
@@ -69,6 +71,8 @@ def world_of(
     attribution: Attribution | None = None,
     troubles: Troubles = NO_TROUBLES,
     mishaps: tuple[Mishap, ...] = (),
+    *,
+    tell_prices: bool = False,
 ) -> tuple[WorldFactory, ControlState]:
     """A factory for these campaigns, named c0, c1, … unless they have (sorted) ids, and their controls."""
     markets = markets or {"m": MARKET}
@@ -127,6 +131,7 @@ def world_of(
         mishaps,
         record_events="events" in record,
         record_opportunities="opportunities" in record,
+        tell_prices=tell_prices,
     )
     bid = np.array([campaign.bid for campaign in campaigns], dtype=np.int64)
     budget = np.array([campaign.budget for campaign in campaigns], dtype=np.int64)
@@ -150,18 +155,39 @@ def everyone(factory: Any) -> Int64:
 def run(source: EventSource, controls: ControlState, spans: Sequence[int]) -> Batch:
     """Advance over the spans between the given ticks, under constant controls, and put the batches together."""
     batches = [source.advance(start, stop, controls) for start, stop in pairwise(spans)]
+    told = [batch.prices for batch in batches if batch.prices is not None]
     return Batch(
         replace(batches[0].counts, values=np.concatenate([batch.counts.values for batch in batches])),
         Events.concatenate([batch.events for batch in batches]),
         Opportunities.concatenate([batch.opportunities for batch in batches]),
         sum(batch.auctions for batch in batches),
         None if batches[0].truth is None else np.concatenate([batch.truth for batch in batches]),
+        reduce(Prices.plus, told) if told else None,
     )
 
 
 def total(batch: Batch) -> dict[str, int]:
     """Counts over all ticks and cells, by name."""
     return dict(zip(COUNTS, batch.counts.values.sum(axis=(0, 1)).tolist(), strict=True))
+
+
+def priced(rows: Opportunities, bid: Int64) -> Prices:
+    """The prices of won opportunities under the bids in force, in plain NumPy: none with modifiers, one slot each."""
+    in_force = bid[rows.campaign]
+    per_value = rows.price_micros / np.floor(in_force * rows.value) * in_force
+    lowest = lowest_bins(bid)
+    place = np.clip(bin_of(per_value) - lowest[rows.campaign], 0, WINDOW - 1)
+    won = np.zeros((len(bid), WINDOW, 2), dtype=np.int64)
+    np.add.at(won[:, :, 0], (rows.campaign, place), 1)
+    np.add.at(won[:, :, 1], (rows.campaign, place), np.rint(rows.value * PPM).astype(np.int64))
+    return Prices.of(won, lowest)
+
+
+def same_prices(left: Prices | None, right: Prices | None) -> bool:
+    """Whether two batches tell the same prices, or both none."""
+    if left is None or right is None:
+        return left is right
+    return all(np.array_equal(getattr(left, each.name), getattr(right, each.name)) for each in fields(Prices))
 
 
 def same(left: Any, right: Any) -> bool:

@@ -284,6 +284,7 @@ def test_what_only_single_events_can_tell_is_refused() -> None:
     for changes, sentence in (
         ({"record_events": True}, "the aggregate fidelity draws counts, and nothing that could be recorded"),
         ({"record_opportunities": True}, "the aggregate fidelity draws counts, and nothing that could be recorded"),
+        ({"tell_prices": True}, "tell_prices (=True) needs single wins, which the aggregate fidelity sums up"),
         (people, "the aggregate fidelity knows no single clicks to credit conversions to"),
         (wide, "exposure (of 2 slots) must be of one slot in the aggregate fidelity"),
     ):

@@ -13,8 +13,9 @@ import pytest
 
 from engine.campaigns import CampaignSet, Charging, ControlState, Period
 from engine.errors import BadInput
-from engine.events import COUNTS, Events, Opportunities, TickCounts
+from engine.events import COUNTS, IMPRESSIONS, Events, Opportunities, TickCounts
 from engine.policy import Batch
+from engine.prices import Prices, bin_of
 from engine.units import PPM, Int64, TickGrid
 from experiments import api, build
 from experiments.config import ReplayConfig, SimulationConfig
@@ -75,7 +76,7 @@ def test_every_registered_world_passes(path: Path) -> None:
 
 @pytest.mark.parametrize("record", ["", "events opportunities"])
 def test_a_small_account_passes(record: str) -> None:
-    factory, controls = world_of(test_world.CAMPAIGNS, test_world.MARKETS, record=record)
+    factory, controls = world_of(test_world.CAMPAIGNS, test_world.MARKETS, record=record, tell_prices=bool(record))
     check_world(factory, controls, forgets_after=35)
 
 
@@ -98,6 +99,7 @@ def test_a_world_with_everything_switched_on_passes(credit: Any) -> None:
         attribution=attribution,
         troubles=TROUBLES,
         mishaps=mishaps,
+        tell_prices=True,
     )
     check_world(factory, controls)
 
@@ -106,7 +108,7 @@ def test_what_was_recorded_passes_as_a_source_of_its_own() -> None:
     factory, controls = world_of(test_world.CAMPAIGNS, test_world.MARKETS, record="opportunities")
     rows = run(factory(everyone(factory)), controls, (0, GRID.ticks)).opportunities
     first_price = tuple(market.first_price for market in factory.markets)
-    check_world(AuctionReplayFactory(factory.campaigns, GRID, rows, first_price), controls)
+    check_world(AuctionReplayFactory(factory.campaigns, GRID, rows, first_price, tell_prices=True), controls)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,7 @@ class Planted:
     deed: Callable[[Planted, dict[str, Int64]], None] = lambda *_: None
     seed: Callable[[int], Any] = lambda tick: [5, tick]
     bots: float = 0.0
+    tells: Callable[[Int64], tuple[Int64, Int64]] | None = None  # wins by campaign, and the price of all of them
     factual: bool = False
     charged: Int64 = field(default_factory=lambda: np.zeros(2, dtype=np.int64))
     kept: list[Any] = field(default_factory=list)
@@ -154,7 +157,8 @@ class Planted:
             for name, column in count.items():
                 values[tick - from_tick, :, COUNTS.index(name)] = column
             self.charged = self.charged + count["spend_micros"]
-        return Batch(TickCounts(from_tick, values), Events.empty(), Opportunities.empty())
+        prices = None if self.tells is None else priced(*self.tells(values[:, :, IMPRESSIONS].sum(axis=0)))
+        return Batch(TickCounts(from_tick, values), Events.empty(), Opportunities.empty(), prices=prices)
 
     def tick(self, tick: int, controls: ControlState) -> dict[str, Int64]:
         """Everybody pays 7 micros for an impression."""
@@ -179,6 +183,12 @@ class Planted:
         self.kept = list(kept)
 
 
+def priced(wins: Int64, price: Int64) -> Prices:
+    """All wins of each campaign at one price, of opportunities of value 1."""
+    (won,) = np.nonzero(wins)
+    return Prices(won, bin_of(price[won]), wins[won], wins[won] * PPM)
+
+
 def planted(**faults: Any) -> tuple[Planted, ControlState]:
     """The world in which nothing is wrong but what is said."""
     factory, controls = world_of([Campaign(), Campaign(period=Period.FLIGHT)])
@@ -187,6 +197,7 @@ def planted(**faults: Any) -> tuple[Planted, ControlState]:
 
 def test_a_world_of_ones_own_passes() -> None:
     check_world(*planted(), forgets_after=10)
+    check_world(*planted(tells=lambda won: (won, np.array([7, 7]))), forgets_after=10)
 
 
 def one_click_more(world: Planted, count: dict[str, Int64]) -> None:
@@ -267,6 +278,14 @@ FAULTS = {
         {"deed": remembers_clicks},
         r"world Planted remembers \d+ bytes 36 ticks after the last impression and \d+ before the first: let go of "
         "what is over, or say that it forgets after more than 30 ticks",
+    ),
+    "a price too few": (
+        {"tells": lambda won: (won - np.array([0, 1]), np.array([7, 7]))},
+        r"world Planted tells prices of \d+ wins and \d+ impressions of campaign c1 at tick 0: count every",
+    ),
+    "a price above the bid": (
+        {"tells": lambda won: (won, np.array([7, 6_144]))},
+        "world Planted tells a price of 6144 micros and more at tick 0, which campaign c1 won with a bid of 5000",
     ),
     "a hidden state": (
         {"deed": counts_calls},

@@ -29,6 +29,7 @@ from engine.events import (
     fold,
 )
 from engine.policy import Batch
+from engine.prices import bin_of, lowest_bins
 from engine.units import PPM, Int64, TickGrid
 from sim.attribution import Attribution, last_click, linear, position_based
 from sim.auction import Answer, BotClicks, Drift, Market, PriceShock, Regimes, Segment, bid_for
@@ -38,7 +39,7 @@ from sim.rng import PRICE, VALUE, key_of, normal, uniform, word
 from sim.traffic import Traffic, TrafficChange
 from sim.troubles import NO_TROUBLES, Spell, Troubles
 from sim.world import WorldFactory
-from tests.sim.builders import Campaign, everyone, run, same, world_of
+from tests.sim.builders import Campaign, everyone, run, same, same_prices, world_of
 from tests.sim.test_physics import STARTS
 
 TICKS = 60
@@ -147,12 +148,14 @@ def worlds(draw: DrawFn) -> tuple[WorldFactory, ControlState]:
         people=PEOPLE_HERE,
         attribution=attribution,
         troubles=draw(st.sampled_from([NO_TROUBLES, troubles])),
+        tell_prices=True,
     )
 
 
 def assert_same(one: Batch, other: Batch) -> None:
     assert np.array_equal(one.counts.values, other.counts.values)
     assert same(one.events, other.events)
+    assert same_prices(one.prices, other.prices)
     assert np.array_equal(one.truth, other.truth) if one.truth is not None else other.truth is None
 
 
@@ -174,9 +177,13 @@ def test_neither_cuts_nor_groups_of_markets_nor_a_restored_state_nor_recording_c
     rest = run(source, controls, (first, *later, TICKS))
     assert np.array_equal(np.concatenate((begun.counts.values, rest.counts.values)), whole.counts.values)
     assert same(Events.concatenate([begun.events, rest.events]), whole.events)
+    assert whole.prices is not None
+    assert begun.prices is not None
+    assert rest.prices is not None
+    assert same_prices(begun.prices.plus(rest.prices), whole.prices)
     source.restore(state)
     assert_same(run(source, controls, (first, TICKS)), rest)
-    silent = replace(factory, record_events=False)
+    silent = replace(factory, record_events=False, tell_prices=False)
     assert np.array_equal(run(silent(everyone(silent)), controls, FULL).counts.values, whole.counts.values)
     joined = factory.joined[factory.campaigns.market]
     for group in np.unique(joined):
@@ -186,7 +193,7 @@ def test_neither_cuts_nor_groups_of_markets_nor_a_restored_state_nor_recording_c
         mine = replace(whole.counts, values=whole.counts.values[:, cells])
         truth = None if whole.truth is None else whole.truth[:, cells]
         events = whole.events.take(np.isin(whole.events.campaign, members))
-        assert_same(part, replace(whole, counts=mine, events=events, truth=truth))
+        assert_same(part, replace(whole, counts=mine, events=events, truth=truth, prices=whole.prices.select(members)))
 
 
 @pytest.mark.slow
@@ -214,6 +221,7 @@ def test_no_world_with_everything_switched_on_breaks_the_physics(
         resting = controls.paused[factory.campaigns.cell_campaign]
         assert not batch.counts.values[:, resting, BIDS].any()
         assert_paid_within_bids(factory, controls, batch.events)
+        assert_every_impression_is_priced(factory, controls, batch)
     counts = np.concatenate([batch.counts.values for batch in batches])
     assert_counts_are_possible(factory, counts)
     events = Events.concatenate([batch.events for batch in batches])
@@ -249,6 +257,20 @@ def assert_credit_is_whole(factory: WorldFactory, counts: Int64, truth: Int64) -
     assert booked <= credited < booked + factory.campaigns.cells * PPM
     if factory.attribution is not None and not factory.attribution.lost_ids:  # its own click is always in the window
         assert credited == caused * PPM
+
+
+def assert_every_impression_is_priced(factory: WorldFactory, controls: ControlState, batch: Batch) -> None:
+    """And none above the bid in force."""
+    prices = batch.prices
+    assert prices is not None
+    wins, value = (np.zeros(len(factory.campaigns), dtype=np.int64) for _ in range(2))
+    np.add.at(wins, prices.campaign, prices.wins)
+    np.add.at(value, prices.campaign, prices.value_ppm)
+    assert np.array_equal(wins, batch.counts.of_campaigns(factory.campaigns.cell_start)[:, :, IMPRESSIONS].sum(axis=0))
+    assert (prices.bin <= bin_of(np.maximum(controls.bid, 1))[prices.campaign]).all()
+    assert (prices.bin >= lowest_bins(controls.bid)[prices.campaign]).all()
+    certain = factory.response.value_sigma == 0
+    assert np.array_equal(value[certain], wins[certain] * PPM)
 
 
 def assert_paid_within_bids(factory: WorldFactory, controls: ControlState, events: Events) -> None:

@@ -18,7 +18,7 @@ from sim.auction import Market, PriceShock
 from sim.replay import AuctionReplayFactory
 from sim.traffic import Traffic
 from sim.world import WorldFactory
-from tests.sim.builders import Campaign, everyone, run, world_of
+from tests.sim.builders import Campaign, everyone, priced, run, same_prices, world_of
 
 STARTS = [
     datetime(2026, 3, 27),  # a day of 23 hours is inside
@@ -59,7 +59,12 @@ def worlds(draw: DrawFn) -> tuple[WorldFactory, ControlState]:
     grid = TickGrid(draw(st.sampled_from(STARTS)), tick_minutes=60, ticks=72, zone="Europe/Berlin")
     members = draw(st.lists(campaigns(), min_size=1, max_size=5))
     return world_of(
-        members, {"a": market(), "b": market()}, grid, draw(st.integers(0, 2**40)), record="events opportunities"
+        members,
+        {"a": market(), "b": market()},
+        grid,
+        draw(st.integers(0, 2**40)),
+        record="events opportunities",
+        tell_prices=True,
     )
 
 
@@ -72,14 +77,22 @@ def test_what_is_skipped_or_recorded_or_replayed_comes_out_the_same(
     factory, controls = world
     recorded = run(factory(everyone(factory)), controls, (0, 72))
     plain = replace(factory, record_events=False, record_opportunities=False)
+    silent = replace(plain, tell_prices=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(draws, "_LONGEST", block)
         skipped = run(plain(everyone(factory)), controls, (0, 31, 72))
+        untold = run(silent(everyone(factory)), controls, (0, 72))
     assert np.array_equal(skipped.counts.values, recorded.counts.values)
+    assert np.array_equal(untold.counts.values, recorded.counts.values)
+    assert same_prices(skipped.prices, recorded.prices)
+    assert untold.prices is None
     first_price = tuple(market.first_price for market in factory.markets)
-    replays = AuctionReplayFactory(factory.campaigns, factory.grid, recorded.opportunities, first_price)
+    replays = AuctionReplayFactory(
+        factory.campaigns, factory.grid, recorded.opportunities, first_price, tell_prices=True
+    )
     replayed = run(replays(everyone(factory)), controls, (0, 40, 72))
     assert np.array_equal(replayed.counts.values, recorded.counts.values)
+    assert same_prices(replayed.prices, recorded.prices)
 
 
 def periods(factory: WorldFactory) -> Int64:
@@ -88,6 +101,7 @@ def periods(factory: WorldFactory) -> Int64:
     return np.where(daily, factory.grid.day[:, np.newaxis], 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), st.data())
 def test_no_world_breaks_the_physics(world: tuple[WorldFactory, ControlState], data: st.DataObject) -> None:
@@ -128,6 +142,7 @@ def test_no_world_breaks_the_physics(world: tuple[WorldFactory, ControlState], d
         spend = np.zeros((stop - start, factory.campaigns.cells), dtype=np.int64)
         np.add.at(spend, (won.tick - start, won.cell), paid.astype(np.int64))
         assert np.array_equal(spend, counts[:, :, SPEND])
+        assert same_prices(batch.prices, priced(won, controls.bid))
         resting = controls.paused[factory.campaigns.cell_campaign]
         assert not counts[:, resting, BIDS].any()
     assert source.state().conversions.shape[0] == 0  # every conversion of the run has been booked

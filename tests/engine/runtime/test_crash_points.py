@@ -18,7 +18,7 @@ from experiments import api
 from experiments.api import Run
 from experiments.config import RunConfig
 from tests.frames import assert_same
-from tests.rehearsals import At, Crash, begin, go_on, small
+from tests.rehearsals import LOOKING_TOO, At, Crash, begin, go_on, small
 
 SHARDS, CHECKPOINT_EVERY, DECISION_EVERY = 2, 4, 5
 HOSTS = {
@@ -36,7 +36,7 @@ class Undisturbed:
     """The small run as it ends when nobody is lost, and all the places where somebody can be."""
 
     def __init__(self, folder: Path) -> None:
-        self.config: RunConfig = api.load(small(decision_every=DECISION_EVERY))
+        self.config: RunConfig = api.load(small(decision_every=DECISION_EVERY, policies=LOOKING_TOO))
         at = At()
         self.run = begin(self.config, folder, runner(), at)
         self.calls = at.calls

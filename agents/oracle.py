@@ -1,0 +1,52 @@
+"""The guarded oracle: what hindsight could have got under the guard. For evaluation only: it knows what nobody can."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from agents.classic import Band, bids_in_reach, rows_of_bids
+from engine.actions import Proposals
+from engine.campaigns import CampaignSet
+from engine.policy import View
+from engine.units import Float64, Int64, TickGrid
+
+
+class _Bounds(NamedTuple):
+    """Hard bounds of the bids, in micros, and whose modifiers count."""
+
+    minimum: Int64
+    maximum: Int64
+    audience_start: Int64
+
+
+@dataclass(frozen=True)
+class GuardedOracle:
+    """Walks to the hindsight optimum's threshold as fast as the guard lets it, and stays there.
+
+    No configuration names it.
+
+    Parameters
+    ----------
+    thresholds:
+        Micros, for all campaigns or for each (`sim.oracle.Optimum`).
+    """
+
+    thresholds: float | tuple[float, ...] = math.inf
+    band: Band = (0.1, 10.0)
+
+    def knowing(self, threshold: Float64) -> GuardedOracle:
+        """The same, told the thresholds of the episodes it is to play; float64[n], micros."""
+        return replace(self, thresholds=tuple(threshold.tolist()))
+
+    def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Bounds:  # noqa: ARG002 - the protocol's signature
+        """Nothing to remember but the bounds."""
+        return _Bounds(np.maximum(campaigns.min_bid, 1), campaigns.max_bid, campaigns.layout.audience_start)
+
+    def propose(self, view: View, memory: _Bounds) -> tuple[Proposals, _Bounds]:
+        """One bid per campaign that is not at its threshold yet."""
+        wanted = bids_in_reach(view, np.array(self.thresholds), self.band, *memory)
+        return rows_of_bids(view, wanted, "guarded_oracle"), memory
