@@ -23,12 +23,10 @@ from engine.campaigns import CampaignSet
 from engine.errors import BadInput
 from engine.policy import Policy, View
 from engine.units import Float64, Int64, TickGrid
-from sim.bidding import BiddingTask, Episodes
+from sim.bidding import Episodes
 
 CHUNK = 500
 """Episodes of a batch: some 80 MB where each has 4,500 opportunities."""
-EVALUATION_SEEDS = (9_001, 9_002, 9_003, 9_004, 9_005)
-"""Of held-out episodes: nothing is trained, tuned or promoted on them."""
 OVER = 0.05
 """Share by which the average cost may exceed its target before an episode counts as over it."""
 _LITTLE = 1e-9
@@ -52,7 +50,15 @@ class Batch(NamedTuple):
     clusters: Int64  # int64[n], episodes with the same number share their luck
 
 
-def held_out(task: BiddingTask, episodes: int, seeds: Sequence[int], chunk: int = CHUNK) -> list[Batch]:
+class Task(Protocol):
+    """A distribution of episodes: `sim.bidding.BiddingTask`, or one over a log."""
+
+    def draw(self, seed: int, numbers: Int64) -> Episodes:
+        """The episodes of these numbers under a seed."""
+        ...
+
+
+def held_out(task: Task, episodes: int, seeds: Sequence[int], chunk: int = CHUNK) -> list[Batch]:
     """So many episodes of a task under each of the seeds, in batches."""
     if episodes < 1 or not seeds:
         raise BadInput(f"episodes (={episodes}) and seeds (={len(seeds)}) must be 1 or more: ask for some")

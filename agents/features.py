@@ -27,6 +27,7 @@ NAMES = (
 """The features in order; each lies in [−5, 5]."""
 
 _LEAST = 1e-6
+_PLENTY = 6_000  # opportunities: who has seen so many knows the market as well as it can be known
 _HIGHER = 1.1
 _FAST, _SLOW = 0.5, 0.15  # shares of the newest in running means
 
@@ -57,7 +58,9 @@ class Observer:
         log_plan = np.log(plan)
         means = _followed(course.means, log_plan, surprise)
         columns = self._columns(view, knowledge, plan, means)
-        return np.clip(np.stack(columns, axis=1), -5.0, 5.0), plan, Course(knowledge, means)
+        observation = np.clip(np.stack(columns, axis=1), -5.0, 5.0)
+        as_seen = observation.astype(np.float32).astype(np.float64)  # what an environment can show, whoever looks
+        return as_seen, plan, Course(knowledge, means)
 
     def _columns(self, view: View, knowledge: Knowledge, plan: Float64, means: Float64) -> list[Float64]:
         bid = np.maximum(view.controls.bid, 1).astype(np.float64)
@@ -96,7 +99,7 @@ class Observer:
             _log_ratio(above[:, 1], now[:, 1]) / np.log(_HIGHER) / 2,
             now[:, 1] / np.maximum(now[:, 2], _LEAST) / plan,
             _log_ratio(volume, hoped) if hoped else np.zeros(len(plan)),
-            np.log1p(view.lifetime[:, OPPORTUNITIES]) / 5,
+            np.log1p(np.minimum(view.lifetime[:, OPPORTUNITIES], _PLENTY)) / 5,
         ]
 
     def _target(self, view: View, knowledge: Knowledge, plan: Float64) -> list[Float64]:

@@ -18,7 +18,7 @@ import numpy as np
 from engine.events import BIDS
 from engine.policy import View
 from engine.prices import WINDOW, bin_of, least_in_bin
-from engine.units import Float64, Int64
+from engine.units import Bool, Float64, Int64
 from sim.kernel import kernel
 
 _MIDDLE = WINDOW // 2
@@ -54,17 +54,19 @@ class Landscape(NamedTuple):
     exposure: Float64  # float64[n, WINDOW], opportunities that would have shown a price in this bin
     value: Float64  # float64[n, WINDOW], of the wins, relative to the reference opportunity
     hazard: Float64  # float64[n, WINDOW], 1 − exp(−wins / exposure): kept, since every question asks for it
+    first_price: Bool  # bool[n], whether a win costs the own bid and not the price it was won at
 
     @classmethod
-    def unseen(cls, anchor: Int64, prior: Prior) -> Landscape:
-        """Before anything was seen: the prior, around anchor bids (int64[n], micros)."""
+    def unseen(cls, anchor: Int64, prior: Prior, first_price: Bool | None = None) -> Landscape:
+        """Before anything was seen: the prior, around anchor bids (int64[n], micros); second price unless told."""
         lowest = bin_of(np.maximum(anchor, 1)) - _MIDDLE
         edges = least_in_bin(lowest[:, np.newaxis] + np.arange(WINDOW + 1))
         wins, exposure, value, hazard = (np.empty((len(anchor), WINDOW)) for _ in range(4))
         beliefs = tuple(vars(prior).values())
         _believe(np.log(edges), np.log(np.maximum(anchor, 1)), beliefs, wins, exposure, value)
         _endanger(wins, exposure, hazard)
-        return cls(lowest, wins, exposure, value, hazard)
+        first_price = np.zeros(len(anchor), dtype=np.bool_) if first_price is None else first_price
+        return cls(lowest, wins, exposure, value, hazard, first_price)
 
     def learn(self, view: View, keep: float) -> Landscape:
         """With a view's wins and losses; of what was known before, the share `keep` stays."""
@@ -78,7 +80,7 @@ class Landscape(NamedTuple):
         told = _Told(view.prices.campaign, view.prices.bin, view.prices.wins, view.prices.value_ppm)
         _learn(self, told, entered, place, part, keep, (wins, exposure, value))
         _endanger(wins, exposure, hazard)
-        return Landscape(self.lowest, wins, exposure, value, hazard)
+        return Landscape(self.lowest, wins, exposure, value, hazard, self.first_price)
 
     def threshold(self, cost: Float64, target: Target) -> Float64:
         """The bid at which an opportunity is expected to cost so much (float64[n], micros), or the target's if lower.
@@ -129,13 +131,14 @@ def _threshold(known: Landscape, edges: Float64, first: Int64, cost: Float64, ta
             surviving -= dying
             worth = dying * known.value[i, k] / known.wins[i, k]
             paid = worth * 0.5 * (at[k] + at[k + 1])
+            if known.first_price[i]:  # all that is won costs the bid, not what is won with this bin alone
+                paid = at[k + 1] * (got + worth) - spent
             part = (cost[i] - spent) / paid
             if target.most[i] < math.inf:
                 # (spent so far + left · (spent + part · paid)) = most · (got so far + left · (got + part · worth))
-                room = (
-                    target.most[i] * (target.got[i] + target.left[i] * got) - target.spent[i] - target.left[i] * spent
-                )
-                above = target.left[i] * (paid - target.most[i] * worth)
+                most, left = target.most[i], target.left[i]
+                room = most * (target.got[i] + left * got) - target.spent[i] - left * spent
+                above = left * (paid - most * worth)
                 if above > 0:
                     part = min(part, room / above)
             if part < 1:
@@ -167,6 +170,8 @@ def _outlook(known: Landscape, edges: Float64, first: Int64, bid: Int64, brought
             won += dying
             cost += worth * 0.5 * (at[k] + end)
             value += worth
+        if known.first_price[i]:
+            cost = most * value
         brought[i, 0], brought[i, 1], brought[i, 2] = won, cost, value
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from agents.features import NAMES, Course, Observer
 from agents.horizon import Curve
 from agents.landscape import Prior
-from agents.lp import OnlineLP
+from agents.lp import OnlineLP, corrected, on_grid
 from engine.actions import Note, Proposals
 from engine.campaigns import CampaignSet
 from engine.errors import BadInput
@@ -32,13 +32,12 @@ from engine.policy import View
 from engine.units import Bool, Float64, TickGrid
 
 SCHEMA_VERSION = 1
-GRID = 1e-6
-"""Residuals are multiples of this: a millionth of a bid."""
 CHUNK = 128
 """Campaigns that go through the network together."""
 NOTE = "learned"
 FALLBACK_NOTE = "lp_km: observation out of range"
-_POLICIES = Path(__file__).parent / "policies"
+SHIPPED = Path(__file__).parent / "policies" / "default.npz"
+"""The policy that comes with the package."""
 _RETRAIN = "train it anew with 'bidtwin train'"
 _LP_SETTINGS = ("half_life_hours", "expected_opportunities", "expected_weight", "band")
 
@@ -145,8 +144,7 @@ class Model:
     def residual(self, observation: Float64) -> Float64:
         """What the network makes of finite observations, float64[n, features], on its grid; float64[n]."""
         values = (np.clip(observation, self.low, self.high) - self.mean) / self.scale
-        rounded: Float64 = np.rint(np.clip(_through(self.layers, values), -self.reach, self.reach) / GRID) * GRID
-        return rounded
+        return on_grid(np.clip(_through(self.layers, values), -self.reach, self.reach))
 
     def save(self, path: Path) -> None:
         """Write it to one `.npz` file; the same model, the same bytes."""
@@ -311,7 +309,7 @@ class Learned:
 
     def bids(self, view: View, memory: Course, noticed: Noticed, residual: Float64) -> Proposals:
         """Proposals towards plan · exp(residual), as near as one step, band and bounds let each get."""
-        wanted = noticed.plan * np.exp(residual)
+        wanted = corrected(noticed.plan, residual)
         rows = self.programme.bids(view, memory.knowledge, wanted, NOTE)
         strange = ~noticed.fits[rows.campaign]
         if not strange.any():
@@ -323,4 +321,4 @@ class Learned:
 @cache
 def shipped() -> Model:
     """The policy that comes with the package, trained by `bidtwin train configs/bidding_default.yaml`."""
-    return Model.load(_POLICIES / "default.npz")
+    return Model.load(SHIPPED)

@@ -23,6 +23,8 @@ from engine.policy import View
 from engine.units import Float64, Int64, TickGrid
 
 PRIOR = Prior()
+GRID = 1e-6
+"""Residuals on a plan are multiples of this: a millionth of a bid."""
 
 
 class Knowledge(NamedTuple):
@@ -57,6 +59,8 @@ class OnlineLP:
     target_micros:
         The most that a unit of value may cost on average over the period, for all campaigns or for each; infinite: only
         the budget binds.
+    first_price:
+        Whether winners pay their own bid, in all campaigns' markets or in each one's.
     """
 
     curve: Curves = EVEN
@@ -66,6 +70,7 @@ class OnlineLP:
     expected_weight: float = 1.0
     band: Band = WHOLE_BAND
     target_micros: float | tuple[float, ...] = math.inf
+    first_price: bool | tuple[bool, ...] = False
 
     looks_at_prices = True
 
@@ -109,7 +114,8 @@ class OnlineLP:
         assert view.prices is not None
         known = memory.landscape
         if known is None:
-            known = Landscape.unseen(view.controls.anchor[:, Knob.BID], self.prior)
+            pays_bid = np.broadcast_to(np.asarray(self.first_price, dtype=np.bool_), len(memory.got)).copy()
+            known = Landscape.unseen(view.controls.anchor[:, Knob.BID], self.prior, pays_bid)
         hours = (view.tick - memory.seen) * memory.tick_hours
         landscape = known.learn(view, 0.5 ** (hours / self.half_life_hours))
         won = view.prices.value_of(len(memory.got))
@@ -129,3 +135,14 @@ class OnlineLP:
         """Opportunities that are still expected in the period, or in the next where it just closed; float64[n]."""
         seen = view.lifetime[:, OPPORTUNITIES]
         return memory.horizon.coming(view.tick, seen, self.expected_opportunities, self.expected_weight)
+
+
+def on_grid(residual: Float64) -> Float64:
+    """Residuals as multiples of a millionth, so that the last digits of whoever reckons them decide nothing."""
+    rounded: Float64 = np.rint(residual / GRID) * GRID
+    return rounded
+
+
+def corrected(plan: Float64, residual: Float64) -> Float64:
+    """The bid that a policy wants who corrects the plan by exp(residual); float64[n], micros."""
+    return plan * np.exp(on_grid(residual))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.classic import WHOLE_BAND, Band, bids_in_reach, rows_of_bids
-from agents.horizon import EVEN, Curve, Horizon
+from agents.horizon import EVEN, Curves, Horizon
 from agents.targets import NO_TARGET, TargetMicros, Won, aims
 from engine.actions import Proposals
 from engine.campaigns import CampaignSet
@@ -54,10 +54,10 @@ class MirrorDescent:
         The most that a unit of value may cost on average over the period; infinite: only the budget binds.
     """
 
-    rate: float = 10.0
-    target_rate: float = 10.0
+    rate: float = 13.0
+    target_rate: float = 50.0
     resolving: bool = False
-    curve: Curve = EVEN
+    curve: Curves = EVEN
     expected_opportunities: float = 0.0
     expected_weight: float = 1.0
     band: Band = WHOLE_BAND
@@ -109,8 +109,11 @@ class MirrorDescent:
         return self.rate * (entered - view.recent[:, SPEND] / allowance) / whole
 
     def _targets(self, view: View, won: Won) -> Float64:
-        """Step of −log μ of the target: what the value won since the last view may cost less what it did."""
+        """Step of −log μ of the target: what the value won since the last view may cost less what it did.
+
+        Where nothing was spent the target holds nothing back.
+        """
         budget = np.maximum(view.controls.budget, 1)
-        aimed = np.isfinite(won.most)
-        step = (np.where(aimed, won.most, 0.0) * won.lately - view.recent[:, SPEND]) / budget
-        return self.target_rate * np.where(aimed, np.minimum(step, 1.0), 1.0)
+        aimed, spent = np.isfinite(won.most), view.recent[:, SPEND]
+        step = (np.where(aimed, won.most, 0.0) * won.lately - spent) / budget
+        return self.target_rate * np.where(aimed & (spent > 0), np.minimum(step, 1.0), 1.0)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.classic import WHOLE_BAND, Band, bids_in_reach, rows_of_bids
-from agents.horizon import EVEN, Curve, Horizon
+from agents.horizon import EVEN, Curves, Horizon
 from agents.targets import NO_TARGET, TargetMicros, Won, aims
 from engine.actions import Proposals
 from engine.campaigns import CampaignSet
@@ -58,7 +58,7 @@ class PidRule:
     up: float = 1.2
     down: float = 0.75
     slack: float = 0.1
-    curve: Curve = EVEN
+    curve: Curves = EVEN
     band: Band = WHOLE_BAND
     target_micros: TargetMicros = NO_TARGET
 

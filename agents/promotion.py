@@ -1,8 +1,9 @@
 """The gate of learned policies: one bids only if it is shown to be better than tuned LP-KM, and nowhere much worse.
 
-On held-out campaigns, under the same random numbers, the mean of its paired gain in score must have a 95 % interval
-above 0 on the task itself, and above −0.2 points on every stress set. The interval is two-sided, so a policy that is
-truly no better passes the first test alone in 2.5 % of the trials; one that has to pass all does so more rarely.
+On held-out campaigns, under the same random numbers, the mean of its paired gain in score must have an interval above 0
+on the task itself, and above −0.2 points on every stress set. Real gains are skewed, a few campaigns lose much, so that
+the lower end of a two-sided 95 % interval over 1,000 of them lies above the truth in 3.5 % of the trials instead of
+2.5 %; the gate therefore asks it of a 98 % interval. One that has to pass all the tests does so more rarely still.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ GATE_SEEDS = (8_001, 8_002, 8_003, 8_004, 8_005)
 POINT = 0.01
 NO_WORSE = -0.2 * POINT
 """What a stress set may cost at most."""
+LEVEL = 0.98
+"""Of the intervals, two-sided."""
 DEFAULT = "default"
 _LEARNED, _REFERENCE = "candidate", "lp_km"
 
@@ -179,4 +182,4 @@ def _found(trial: Trial, evaluation: Evaluation) -> Finding:
 
 def finding(name: str, gains: Float64, above: float, clusters: Int64 | None = None, refused: int = 0) -> Finding:
     """What paired gains (float64[n]) come to."""
-    return Finding(name, interval(gains, clusters), above, len(gains), refused)
+    return Finding(name, interval(gains, clusters, level=LEVEL), above, len(gains), refused)

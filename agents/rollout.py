@@ -22,7 +22,7 @@ from engine.guard import check
 from engine.judgement import Judgement, Outcome
 from engine.limits import Limits
 from engine.policy import Policy, View
-from engine.prices import Prices, lowest_bins
+from engine.prices import lowest_bins
 from engine.units import MAX_MICROS, Float64, Int64, TickGrid
 from sim.bidding import Episodes
 from sim.streams import Entry, Offers
@@ -99,7 +99,7 @@ class Rollout:
         recent = self._entry.counts.copy()
         self._lifetime = self._lifetime + recent
         self.value_ppm += self._entry.won[:, :, 1].sum(axis=1)
-        prices = Prices.of(self._entry.won, lowest)
+        prices = self._entry.prices(lowest)
         return View(self.tick, self.controls, recent, self._lifetime, self._lifetime, prices=prices)
 
     def act(self, proposed: Proposals) -> Judgement:

@@ -6,29 +6,23 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
-from agents.ecpc import EcpcPid
-from agents.horizon import Curve
-from agents.scripted import Scripted, Wish
-from engine.actions import Knob, Source
+from engine.actions import Knob
 from engine.campaigns import ACCOUNT, CampaignSet, Charging, ControlState, Period
 from engine.errors import BadInput
 from engine.limits import Limits, Window
 from engine.messages import Command, CommandKind, Role
-from engine.optimiser import Assignment
-from engine.policy import Policy
 from engine.runtime.plan import DAY_MINUTES, LimitsFile, Plan
 from engine.units import PPM, Int64, TickGrid, equal_shares, moment
 from experiments import config as settings
 from experiments.config import ReplayConfig, RunConfig, SimulationConfig
 from experiments.looking import told_prices
-from experiments.users import users_policy
+from experiments.places import audiences, members, shares
+from experiments.proposers import assignments
 from experiments.worlds import world
 from sim.logs.ipinyou_auctions import read_auctions
 from sim.logs.ipinyou_bins import read_bins
@@ -38,7 +32,6 @@ from sim.replay import AuctionReplayFactory, IntervalReplayFactory
 from sim.twin import Twin
 from sim.world import WorldFactory
 
-_BuiltIn: TypeAlias = settings.Fallback | settings.DailyBudgets | settings.EcpcPid
 _ABOUT_PROCESSES = ("shards", "campaigns_per_actor", "record", "limits_file")
 """Settings that change no decision, and therefore no digest; what a limits file says, the rounds that read it tell."""
 
@@ -150,14 +143,14 @@ def _budget(name: str, spec: settings.ReplayedCampaign, logged: Mapping[str, int
 def plan(config: RunConfig, campaigns: CampaignSet, controls: ControlState, grid: TickGrid, source: Any) -> Plan:
     """A plan over any source of the configuration's campaigns."""
     limits = _limits(config, campaigns, grid)
-    assignments = _assignments(config, campaigns, limits)
+    proposers = assignments(config, campaigns, limits)
     return Plan(
         campaigns=campaigns,
         controls=controls,
         limits=limits if config.limits_file is None else _until_read(config, campaigns, grid),
         grid=grid,
-        source=told_prices(source, assignments),
-        assignments=assignments,
+        source=told_prices(source, proposers),
+        assignments=proposers,
         decision_every=config.decision_every,
         commands=_commands(config, campaigns),
         people=_people(config),
@@ -226,7 +219,7 @@ def _limits(config: RunConfig, campaigns: CampaignSet, grid: TickGrid) -> Limits
         until = None if mandate.until_day is None else int(np.flatnonzero(grid.day < mandate.until_day)[-1])
         knobs = tuple(Knob[knob.upper()] for knob in mandate.knobs)
         limits = limits.with_mandate(
-            _members(config, campaigns, mandate.campaigns), knobs, mandate.band, until, _cap(mandate)
+            members(config, campaigns, mandate.campaigns), knobs, mandate.band, until, _cap(mandate)
         )
     return limits
 
@@ -273,107 +266,6 @@ def _cap(mandate: settings.Mandate) -> int | None:
     return None if mandate.exposure_cap is None else round(mandate.exposure_cap * PPM)
 
 
-def _assignments(config: RunConfig, campaigns: CampaignSet, limits: Limits) -> tuple[Assignment, ...]:
-    """Who proposes: the script first, then the policies in the order of the file.
-
-    Policies know the configuration's bounds and bands. Where a limits file narrows these while the run goes on they may
-    propose what the guard then refuses, and where it widens them they keep to the old ones: either way nothing passes
-    that the limits in force forbid.
-    """
-    assignments = []
-    if config.script.proposals:
-        everybody = np.arange(len(campaigns))
-        assignments.append(Assignment(_script(config, campaigns), everybody, Source.SCRIPT, "script"))
-    for place, spec in enumerate(config.policies):
-        members = _members(config, campaigns, spec.campaigns)
-        if isinstance(spec, settings.UsersPolicy):
-            assignments.append(_users(config, place, spec, members, limits))
-        else:
-            assignments.append(Assignment(_policy(spec, limits, members), members, Source.POLICY, spec.policy))
-    return tuple(assignments)
-
-
-def _users(config: RunConfig, place: int, spec: settings.UsersPolicy, members: Int64, limits: Limits) -> Assignment:
-    """A policy of the user's own, and its fallback where it is clipped; its name tells several of one class apart."""
-    several = sum(other.policy == spec.policy for other in config.policies) > 1
-    name = f"{spec.policy} of policies[{place}]" if several else spec.policy
-    policy = users_policy(spec.policy, spec.options, clipped=spec.clip)
-    if not spec.clip:
-        return Assignment(policy, members, Source.POLICY, name)
-    stand_in = _fallback(config, spec) if spec.fallback is None else spec.fallback
-    acting = _policy(stand_in, limits, members)
-    fallback = Assignment(acting, members, Source.POLICY, f"{stand_in.policy} for {name}")
-    return Assignment(policy, members, Source.POLICY, name, clip=True, fallback=fallback)
-
-
-def _fallback(config: RunConfig, spec: settings.UsersPolicy) -> settings.Fallback:
-    """Pacing along the one curve that all markets of the policy's campaigns have, or evenly where there is none."""
-    if isinstance(config, SimulationConfig):
-        chosen = (config.campaigns[name] for name in settings.members(config, spec.campaigns))
-        curves = {config.markets[campaign.market].traffic.daily for campaign in chosen}
-        curve = curves.pop() if len(curves) == 1 else None
-        if curve is not None:
-            return settings.TrafficAwarePacing(policy="traffic_aware_pi", traffic=curve)
-    return settings.EvenPacing(policy="even_pi")
-
-
-def _policy(spec: _BuiltIn, limits: Limits, members: Int64) -> Policy:
-    match spec:
-        case settings.ConstantBids():
-            return Constant()
-        case settings.EvenPacing():
-            return PacingPI(_gains(spec.gains), band=_band(limits, members, Knob.BID))
-        case settings.TrafficAwarePacing():
-            band = _band(limits, members, Knob.BID)
-            return PacingPI(_gains(spec.gains), Curve(spec.traffic.amplitude, spec.traffic.peak_hour), band)
-        case settings.DailyBudgets():
-            return DailyBudgets(spec.max_change, _band(limits, members, Knob.BUDGET))
-        case settings.EcpcPid():
-            return _ecpc_pid(spec, _band(limits, members, Knob.BID))
-
-
-def _ecpc_pid(spec: settings.EcpcPid, band: Band) -> EcpcPid:
-    return EcpcPid(
-        reference_micros=spec.reference_ecpc_micros,
-        base_bid_micros=spec.base_bid_micros,
-        kp=spec.gains.kp,
-        ki=spec.gains.ki,
-        kd=spec.gains.kd,
-        clip=spec.clip,
-        band=band,
-    )
-
-
-def _gains(spec: settings.Gains) -> Gains:
-    return Gains(spec.proportional, spec.integral)
-
-
-def _band(limits: Limits, members: Int64, knob: Knob) -> Band:
-    """The narrowest band that any of the campaigns is held to, so that no wish has to be refused for it."""
-    low = max(Fraction(int(top), int(bottom)) for top, bottom in limits.band_low[members, knob])
-    high = min(Fraction(int(top), int(bottom)) for top, bottom in limits.band_high[members, knob])
-    return float(low), float(high)
-
-
-def _script(config: RunConfig, campaigns: CampaignSet) -> Scripted:
-    wishes: dict[int, list[Wish]] = defaultdict(list)
-    for proposal in config.script.proposals:
-        tick = settings.boundary_tick(config, proposal.day, proposal.time)
-        place = campaigns.index(proposal.campaign)
-        if proposal.creatives is not None:
-            shares = _shares(campaigns, place, proposal.creatives)
-            wish = Wish(place, Knob.WEIGHTS, proposal.by, proposal.note, shares)
-        elif proposal.audiences is not None:
-            values, audiences = _audiences(campaigns, place, proposal.audiences)
-            wish = Wish(place, Knob.MODIFIERS, proposal.by, proposal.note, values, audiences=audiences)
-        else:
-            assert proposal.knob is not None
-            values = () if proposal.value_micros is None else (proposal.value_micros,)
-            wish = Wish(place, Knob[proposal.knob.upper()], proposal.by, proposal.note, values, proposal.change)
-        wishes[tick].append(wish)
-    return Scripted({tick: tuple(each) for tick, each in wishes.items()})
-
-
 def _commands(config: RunConfig, campaigns: CampaignSet) -> dict[int, tuple[Command, ...]]:
     commands: dict[int, list[Command]] = defaultdict(list)
     for place, spec in enumerate(config.script.commands):
@@ -406,33 +298,17 @@ def _people(config: RunConfig) -> dict[str, frozenset[Role]]:
 def _edited(campaigns: CampaignSet, position: int, edit: settings.Edit) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """An edit's values, and of modifiers the places of their audiences."""
     if edit.audiences is not None:
-        return _audiences(campaigns, position, edit.audiences)
+        return audiences(campaigns, position, edit.audiences)
     if edit.creatives is not None:
-        return _shares(campaigns, position, edit.creatives), ()
+        return shares(campaigns, position, edit.creatives), ()
     assert edit.value_micros is not None
     return (edit.value_micros,), ()
 
 
-def _audiences(
-    campaigns: CampaignSet, position: int, multiples: Mapping[str, float]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Modifiers in ppm, and the places of their audiences within the campaign."""
-    known = campaigns.audiences_of(position)
-    named = tuple(multiples)
-    return tuple(settings.modifiers_ppm(multiples, named).values()), tuple(known.index(name) for name in named)
-
-
-def _shares(campaigns: CampaignSet, position: int, shares: Mapping[str, float]) -> tuple[int, ...]:
-    names = campaigns.creatives[campaigns.creative_start[position] : campaigns.creative_start[position + 1]]
-    return tuple(settings.shares_ppm(shares, names).values())
-
-
-def _members(config: RunConfig, campaigns: CampaignSet, chosen: Any) -> Int64:
-    return np.array([campaigns.index(name) for name in settings.members(config, chosen)], dtype=np.int64)
-
-
 def _header(config: RunConfig, campaigns: CampaignSet) -> dict[str, Any]:
     echo = config.model_dump(mode="json", exclude=set(_ABOUT_PROCESSES))
+    for policy in echo["policies"]:
+        policy.pop("model", None)  # where it lies decides nothing; its fingerprint tells what it is
     names = {
         "campaigns": campaigns.ids,
         "creatives": campaigns.creatives,

@@ -255,6 +255,43 @@ def schema() -> None:
 
 
 @app.command()
+def evaluate(
+    policies: Annotated[
+        list[str],
+        typer.Argument(metavar="POLICY…", help="Built-in names, module:Class, or a trained policy's .npz file."),
+    ],
+    on: Annotated[Path, typer.Option(metavar="CONFIG|LOG", help="A bidding task's file, or a log of auctions.")],
+    episodes: Annotated[int | None, typer.Option(min=1, help="Under each seed, instead of the task's number.")] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="N,N,…", help="Instead of the task's.")] = None,
+    target: Annotated[bool, typer.Option("--target", help="With a target cost per unit of value.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; 1 works without Ray.")] = 1,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare policies with tuned LP-KM over the same episodes, paired, with intervals."""
+    from experiments.evaluation import compare, numbers
+    from experiments.show import comparison_table
+
+    found = compare(
+        policies,
+        on,
+        episodes=episodes,
+        seeds=None if seeds is None else numbers(seeds),
+        targeted=target,
+        workers=workers,
+    )
+    if out is not None:
+        from experiments.report.comparison import page
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page(found), encoding="utf-8")
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        comparison_table(found)
+
+
+@app.command()
 def bench(
     name: Annotated[str | None, typer.Argument(help="Which benchmark; all of them by default.")] = None,
     small: Annotated[bool, typer.Option("--small", help="A small size, to see that it runs.")] = False,

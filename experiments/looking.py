@@ -9,6 +9,7 @@ from typing import Any
 from engine.errors import BadInput
 from engine.optimiser import Assignment
 from engine.policy import looks_at_prices
+from experiments.config import AuctionLog, RunConfig, SimulationConfig
 from sim.aggregate import AggregateWorldFactory
 from sim.replay import AuctionReplayFactory, IntervalReplayFactory
 from sim.world import WorldFactory
@@ -18,6 +19,13 @@ _SUMS: dict[type, tuple[str, str]] = {
     IntervalReplayFactory: ("a log of intervals", "replay a log of single auctions"),
 }
 """Sources that know prices in sums alone: their name in a configuration, and the remedy."""
+
+
+def can_tell_prices(config: RunConfig) -> bool:
+    """Whether a configuration's source holds single auctions, so that policies can be told what they were won at."""
+    if isinstance(config, SimulationConfig):
+        return config.fidelity == "opportunity"
+    return isinstance(config.log, AuctionLog)
 
 
 def told_prices(source: Any, assignments: Sequence[Assignment]) -> Any:

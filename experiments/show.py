@@ -22,6 +22,7 @@ from experiments.report.text import visible
 
 if TYPE_CHECKING:
     from engine.runtime.local import Progress
+    from experiments.evaluation import Comparison
     from experiments.runs import Run
     from experiments.training import Stage
 
@@ -229,3 +230,17 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> None:
         figures = (f"{row['rate']:,.1f}", row["unit"], row["baseline"], f"{row['baseline_rate']:,.1f}")
         table.add_row(row["name"], *figures, f"{row['ratio']:.2f}", f"{row['peak_rss_mb']:,.0f}")
     _console().print(table)
+
+
+def comparison_table(found: Comparison) -> None:
+    """Policies side by side, the best first; an interval is below its mean."""
+    from experiments.report.comparison import cells, headings, lead, notes, ordered  # noqa: PLC0415 - plots are heavy
+
+    table = Table(box=box.SIMPLE, title=f"Policies on {visible(found.ground.name)}", title_justify="left")
+    for place, heading in enumerate(headings(found)):
+        table.add_column(heading, justify="right" if place else "left", overflow="fold", no_wrap=not place)
+    for each in ordered(found):
+        table.add_row(*(visible(cell).replace(" [", "\n[") for cell in cells(found, each)))
+    console = _console()
+    console.print(table)
+    console.print(f"{lead(found)}.\n{notes(found)}", style="dim", highlight=False)

@@ -7,6 +7,7 @@ and that number, whatever else is drawn beside it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from sim.drift import drift
 from sim.kernel import kernel
 from sim.oracle import Optimum, optimum, whole_cost
 from sim.rng import ARRIVALS, EPISODE, TRAIT, TURN, fill_uniforms, fine_uniform, key_of, philox
-from sim.streams import Laws, Market, Streams, draw
+from sim.streams import Laws, Market, draw
 from sim.traffic import poisson
 
 Range = tuple[float, float]
@@ -65,6 +66,9 @@ class BiddingTask:
         With a target range, the share of the episodes that have a target; the others' is infinite.
     first_price:
         Whether winners pay their own bid.
+    market:
+        How opportunities come about from their laws: `sim.streams.draw` draws each of them, `sim.binned.draw` counts
+        them by price per value, the same in distribution.
     """
 
     steps: int = 48
@@ -88,6 +92,7 @@ class BiddingTask:
     target_range: Range | None = None
     target_share: float = 1.0
     first_price: bool = False
+    market: Callable[[Laws], Market] = draw
 
     @cached_property
     def known_curve(self) -> Float64:
@@ -122,7 +127,7 @@ class BiddingTask:
         mean = mean * self._curve(traits.within("amplitude", self.amplitude), phase)
         arrivals = np.empty((self.steps, len(numbers)))
         fill_uniforms(arrivals, market_key, 0, ARRIVALS)
-        streams = draw(
+        market = self.market(
             Laws(
                 market_key=market_key,
                 campaign_key=campaign_key,
@@ -133,7 +138,7 @@ class BiddingTask:
                 correlation=traits.within("correlation", self.correlation),
             )
         )
-        return self._episodes(streams, traits, len(numbers))
+        return self._episodes(market, traits, len(numbers))
 
     def _log_level(self, traits: Traits, phase: Float64, keys: NDArray[Any]) -> Float64:
         """The price level's logarithm; float64[n, steps]."""
@@ -147,20 +152,21 @@ class BiddingTask:
         log_level: Float64 = level + wander
         return log_level
 
-    def _episodes(self, streams: Streams, traits: Traits, episodes: int) -> Episodes:
+    def _episodes(self, market: Market, traits: Traits, episodes: int) -> Episodes:
+        lots = market.lots
         low, high = (math.log(share) for share in self.budget_share)
         share = np.exp(low + (high - low) * traits.uniform("budget_share"))
-        budget = np.maximum(np.floor(share * whole_cost(streams, episodes)), 1).astype(np.int64)
-        best = optimum(streams, budget)
+        budget = np.maximum(np.floor(share * whole_cost(lots, episodes)), 1).astype(np.int64)
+        best = optimum(lots, budget)
         target = None
         if self.target_range is not None:
             average = best.cost / np.maximum(best.value, 1e-12)
             target = average * np.exp(traits.within("target", self.target_range))
             target = np.where(traits.uniform("targeted") < self.target_share, target, np.inf)
-            best = optimum(streams, budget, target)
+            best = optimum(lots, budget, target)
         start = best.threshold * np.exp(self.start_sigma * traits.normal("start"))
         bid = np.clip(np.floor(start), 1, budget).astype(np.int64)
-        return Episodes(streams, self.steps, bid, budget, target, best, self.first_price)
+        return Episodes(market, self.steps, bid, budget, target, best, self.first_price)
 
 
 class Source(Protocol):
@@ -250,6 +256,11 @@ class Traits:
         """Standard normal; float64[n]."""
         column: Float64 = ndtri(self.uniform(trait))
         return column
+
+
+def keyed_traits(seed: int, numbers: Int64) -> Traits:
+    """The traits of the episodes of these numbers under a seed."""
+    return Traits.of(_keys(seed, numbers)[0])
 
 
 def _keys(seed: int, numbers: Int64) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -16,7 +16,6 @@ from engine.units import Float64, Int64
 from sim.kernel import inner, kernel
 from sim.streams import Streams
 
-
 _BINS = 4096
 """At most so many bins of price per value; an octave has a power of two of them."""
 
@@ -99,7 +98,7 @@ def _select(value: Float64, price: Int64, budget: float, target: float, bins: Fl
 def _buy(
     value: Float64, price: Int64, ratio: Float64, order: Int64, budget: float, target: float, found: Float64
 ) -> bool:
-    """Buy in order, as far as budget and target reach, on top of (value, cost, threshold); whether they were reached."""
+    """Buy in order on top of (value, cost, threshold); whether budget or target ended it."""
     for k in order:
         part = min(1.0, (budget - found[1]) / price[k])
         above = price[k] - target * value[k]  # what it costs beyond the target

@@ -53,6 +53,9 @@ MISHAP = 18  # recorded events, by their ids: what goes wrong with them
 EPISODE = 40  # bidding task, by an episode's number: the keys of its market and of its campaign
 TRAIT = 41  # market of an episode, by a trait's number: what the episode is like
 TURN = 42  # an environment's seed, by how many episodes it has played: the number of its next
+BIN = 43  # market of an episode, binned: coins that split a step's opportunities, then the noise of their value
+PLACE = 44  # market of an episode, binned, by a bin: where in it its opportunities lie
+CUT_FROM = 45  # episodes cut from a log, by their number and a trait's: where they begin, and with what
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

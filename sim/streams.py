@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, SPEND
-from engine.prices import WINDOW
+from engine.prices import WINDOW, Prices
 from engine.units import Float64, Int64
 from sim.auction import bid_for
 from sim.draws import _LOG_MAX
@@ -39,6 +39,11 @@ class Offers(NamedTuple):
 class Market(Protocol):
     """Whatever holds the opportunities of n episodes: one by one (`Streams`), or counted (`sim.binned`)."""
 
+    @property
+    def lots(self) -> Streams:
+        """What there is to buy: single opportunities, or those of one price per value together."""
+        ...
+
     def play(self, step: int, steps: int, offers: Offers, entry: Entry) -> None:
         """Enter every episode's auctions of a step of `steps`, into `entry`, bringing `offers.charged` up to date."""
         ...
@@ -55,6 +60,11 @@ class Streams(NamedTuple):
         """Values and prices of one episode."""
         span = slice(self.start[episode * steps], self.start[(episode + 1) * steps])
         return self.value[span], self.price[span]
+
+    @property
+    def lots(self) -> Streams:
+        """Every opportunity is sold by itself."""
+        return self
 
     def play(self, step: int, steps: int, offers: Offers, entry: Entry) -> None:
         """Enter every episode's auctions of one step; see `Market`."""
@@ -113,6 +123,23 @@ class Entry(NamedTuple):
     def of(cls, episodes: int) -> Entry:
         """For so many episodes."""
         return cls(np.zeros((episodes, len(COUNTS)), dtype=np.int64), np.zeros((episodes, WINDOW, 2), dtype=np.int64))
+
+    def prices(self, lowest: Int64) -> Prices:
+        """The wins as views tell them, `lowest` being the bin of every episode's first column."""
+        rows = np.empty((4, np.count_nonzero(self.won[:, :, 0])), dtype=np.int64)
+        _tell(self.won, lowest, rows)
+        return Prices(*rows)
+
+
+@kernel
+def _tell(won: Int64, lowest: Int64, rows: Int64) -> None:
+    row = 0
+    for e in range(won.shape[0]):
+        for place in range(WINDOW):
+            if won[e, place, 0] > 0:
+                rows[0, row], rows[1, row] = e, lowest[e] + place
+                rows[2, row], rows[3, row] = won[e, place, 0], won[e, place, 1]
+                row += 1
 
 
 @kernel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from engine.runtime.fate import shared_fate
 from engine.runtime.local import LocalRunner
 from experiments import api
 from experiments.api import Run, Runner
@@ -25,10 +26,13 @@ TOLD = "told"
 """The property by which a test tells a line."""
 
 
-def _ray(shards: int, campaigns_per_actor: int | None = None) -> Runner:
+STORE_BYTES = 512 * 1024**2
+
+
+def _ray(address: str, shards: int, campaigns_per_actor: int | None = None) -> Runner:
     from engine.runtime.actors import RayRunner  # noqa: PLC0415 - only tests marked ray import it
 
-    return RayRunner(shards, campaigns_per_actor)
+    return RayRunner(shards, campaigns_per_actor, address)
 
 
 EVERY_JOB = (
@@ -42,21 +46,24 @@ EVERY_JOB = (
     "recorded, a look at prices",
 )
 RUNNERS: dict[
-    str, tuple[Callable[[], Runner], tuple[str, ...]]
-] = {  # Ray takes seconds to start: each job where it tells
-    "local": (LocalRunner, EVERY_JOB),
-    "local-3-shards": (lambda: LocalRunner(3), EVERY_JOB),
-    "ray-1-shard": (lambda: _ray(1), ("simulated",)),
+    str, tuple[Callable[[str], Runner], tuple[str, ...]]
+] = {  # by the address of the Ray that stands, if one is needed; each job where it tells
+    "local": (lambda _: LocalRunner(), EVERY_JOB),
+    "local-3-shards": (lambda _: LocalRunner(3), EVERY_JOB),
+    "ray-1-shard": (lambda address: _ray(address, 1), ("simulated",)),
     "ray-2-shards": (
-        lambda: _ray(2),
+        lambda address: _ray(address, 2),
         ("simulated", "simulated, a decision every 5 ticks", "recorded", "full world", "full world, a look at prices"),
     ),
-    "ray-an-actor-each": (lambda: _ray(2, 1), ("simulated", "factual", "full world", "full world, a look at prices")),
+    "ray-an-actor-each": (
+        lambda address: _ray(address, 2, 1),
+        ("simulated", "factual", "full world", "full world, a look at prices"),
+    ),
 }
 
 
 class Stage:
-    """Carries out each job once and keeps what came of it: starting Ray takes seconds."""
+    """Carries out each job once and keeps what came of it: Ray's processes take seconds to start."""
 
     def __init__(self, folder: Path, runner: Callable[[], Runner], jobs: tuple[str, ...]) -> None:
         self.jobs = jobs
@@ -140,16 +147,41 @@ def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """The local runner's stage, which the others are held against."""
-    return Stage(tmp_path_factory.mktemp("reference"), *RUNNERS["local"])
+    return Stage(tmp_path_factory.mktemp("reference"), LocalRunner, EVERY_JOB)
+
+
+@pytest.fixture(scope="module")
+def standing_ray() -> Iterator[str]:
+    """The address of a Ray that stands while the tests of a module run.
+
+    For runs of which the start and the end of Ray itself prove nothing: they take more than four seconds each. Every
+    run has a namespace and processes of its own there, and takes them with it. Beside it this process must start no
+    Ray of its own: at its end it would kill from this one too.
+    """
+    from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+    import engine.runtime.actors  # noqa: F401, PLC0415 - sets what Ray reads when it is imported
+
+    with shared_fate():
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 2, "object_store_memory": STORE_BYTES, "include_dashboard": False},
+        )
+        try:
+            yield cluster.address
+        finally:
+            cluster.shutdown()
 
 
 @pytest.fixture(
-    scope="session",
+    scope="module",
     params=[pytest.param(name, marks=[pytest.mark.ray] if name.startswith("ray") else []) for name in RUNNERS],
 )
 def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """A stage on every runner in turn."""
-    return Stage(tmp_path_factory.mktemp("runner"), *RUNNERS[request.param])
+    make, jobs = RUNNERS[request.param]
+    address = request.getfixturevalue("standing_ray") if request.param.startswith("ray") else ""
+    return Stage(tmp_path_factory.mktemp("runner"), partial(make, address), jobs)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from engine.errors import BadInput
 from experiments.config.checks import problems
 from experiments.config.conversions import delay_parts
+from experiments.config.learned import with_fingerprints
 from experiments.config.limits import with_limits
 from experiments.config.models import (
     SCHEMA_VERSION,
@@ -43,6 +44,8 @@ from experiments.config.steering import (
     EvenPi,
     Fallback,
     Gains,
+    LearnedPolicy,
+    LpKm,
     Mandate,
     PidGains,
     PolicySpec,
@@ -145,6 +148,9 @@ def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
         config, unusable = with_weeks(config, folder)
         if unusable:
             raise refusal(name, given, unusable)
+    config, unreadable = with_fingerprints(config, folder)
+    if unreadable:
+        raise refusal(name, given, unreadable)
     if config.limits_file is None:
         return config
     return config.model_copy(update={"limits_file": str((folder / config.limits_file).absolute())})
@@ -210,8 +216,10 @@ __all__ = [
     "Gains",
     "HardLimits",
     "LateEvents",
+    "LearnedPolicy",
     "LimitOverrides",
     "LogNormal",
+    "LpKm",
     "Mandate",
     "Market",
     "MarketTraffic",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from agents import classic, ecpc
+from agents import classic, ecpc, lp
 from engine.messages import CommandKind
 from experiments.config.values import (
     Band,
@@ -57,7 +57,23 @@ class TrafficAwarePacing(Model):
     gains: Gains = Gains()
 
 
-Fallback: TypeAlias = Annotated[ConstantBids | EvenPacing | TrafficAwarePacing, Field(discriminator="policy")]
+class LpKm(Model):
+    """Bids what the rest of the budget affords by what was seen of market prices, as `agents.lp.OnlineLP` explains.
+
+    traffic:
+        The curve of opportunities that is expected; None: that of each campaign's market.
+    target_micros:
+        The most that an opportunity's worth of the reference value may cost on average over the budget's period.
+    """
+
+    policy: Literal["lp_km"]
+    traffic: Traffic | None = None
+    half_life_hours: Annotated[float, Field(gt=0, le=10_000)] = lp.OnlineLP.half_life_hours
+    expected_opportunities: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    target_micros: PositiveMicros | None = None
+
+
+Fallback: TypeAlias = Annotated[ConstantBids | EvenPacing | TrafficAwarePacing | LpKm, Field(discriminator="policy")]
 """Who bids in place of a suspended policy, for the same campaigns."""
 
 
@@ -77,6 +93,32 @@ class TrafficAwarePi(TrafficAwarePacing):
     """Paces some campaigns' spend along an expected traffic curve."""
 
     campaigns: Chosen
+
+
+class LpKmPolicy(LpKm):
+    """Bids for some campaigns what the rest of their budgets affords; a policy that is not named is this one."""
+
+    policy: Literal["lp_km"] = "lp_km"
+    campaigns: Chosen
+
+
+class LearnedPolicy(Model):
+    """Bids for some campaigns what a trained network makes of LP-KM's plan, as `agents.learned` explains.
+
+    model:
+        The `policy.npz` of a training, relative to the configuration's folder; None: the one that is shipped. Once
+        loaded, the path is absolute.
+    fingerprint:
+        SHA-256 of that file. Once loaded it stands here, so that a run tells what bade, and goes on with no other.
+    """
+
+    policy: Literal["learned"]
+    campaigns: Chosen
+    model: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    traffic: Traffic | None = None
+    expected_opportunities: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    target_micros: PositiveMicros | None = None
 
 
 class DailyBudgets(Model):
@@ -113,8 +155,8 @@ class UsersPolicy(Model):
         Takes values that the guard refuses to its nearest offer, and suspends the policy after 100 actions out of range
         in a row (`engine.shield`); otherwise they stay refused.
     fallback:
-        Who bids from then on; None: traffic-aware pacing along the one curve that all markets of the campaigns have,
-        where they have one, else even pacing.
+        Who bids from then on; None: LP-KM or, where the source tells no prices, traffic-aware pacing along the one
+        curve that all markets of the campaigns have, where they have one, else even pacing.
     """
 
     policy: DottedClass
@@ -126,8 +168,8 @@ class UsersPolicy(Model):
 
 def policy(entry: object) -> str | None:
     """Which model an entry of `policies` is of: a built-in policy's by its name, the user's own by its colon."""
-    name = entry.get("policy", ...) if isinstance(entry, dict) else getattr(entry, "policy", ...)
-    if name is ...:
+    name = entry.get("policy", "lp_km") if isinstance(entry, dict) else getattr(entry, "policy", None)
+    if name is None:
         return None
     return UsersPolicy.__name__ if ":" in str(name) else str(name)
 
@@ -136,6 +178,8 @@ PolicySpec: TypeAlias = Annotated[
     Annotated[Constant, Tag("constant")]
     | Annotated[EvenPi, Tag("even_pi")]
     | Annotated[TrafficAwarePi, Tag("traffic_aware_pi")]
+    | Annotated[LpKmPolicy, Tag("lp_km")]
+    | Annotated[LearnedPolicy, Tag("learned")]
     | Annotated[DailyBudgets, Tag("daily_budgets")]
     | Annotated[EcpcPid, Tag("ecpc_pid")]
     | Annotated[UsersPolicy, Tag(UsersPolicy.__name__)],

@@ -10,13 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from agents.horizon import Curve, expected_traffic
+from agents.horizon import EVEN, Curve, expected_traffic
 from engine.events import COUNTS, SPEND
 from engine.limits import DEFAULT_BAND
 from engine.metrics import Reason, metrics
 from engine.runtime.hosts import STEADY
 from engine.units import Int64, TickGrid
-from experiments.config import EvenPi, RunConfig, SimulationConfig, TrafficAwarePi, limits_of, members
+from experiments.config import (
+    EvenPi,
+    LearnedPolicy,
+    LpKm,
+    RunConfig,
+    SimulationConfig,
+    TrafficAwarePi,
+    limits_of,
+    members,
+)
+from experiments.proposers import planned_curve
 from experiments.report.bins import Bins
 from experiments.report.decisions import Alarm, Calendar, Command, Decision
 from experiments.report.figures import Table, Values, counted, outside_support, rates, shortened
@@ -250,32 +260,34 @@ def _band_of(config: RunConfig, campaign: str) -> tuple[Fraction, Fraction]:
     return next((mandate.band for mandate in granted if campaign in members(config, mandate.campaigns)), DEFAULT_BAND)
 
 
+_PACING = EvenPi | TrafficAwarePi | LpKm | LearnedPolicy
+"""Policies that spend a budget along a curve."""
+
+
 class _Plans:
     """The share of a period's budget that is planned to be spent at each fine bin's close, per pacing policy."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._places: dict[tuple[float, float, int], int] = {}
+        self._places: dict[tuple[Curve, int], int] = {}
         self.curves: list[Values] = []
 
     def of(self, campaign: str) -> dict[str, Any]:
         """The policy whose plan a campaign follows (None: spend is compared with an even pace), and its curve."""
         config = self._table.config
-        policy, amplitude, peak = None, 0.0, 0.0
+        policy, curve = None, EVEN
         for spec in config.policies:
-            if isinstance(spec, EvenPi | TrafficAwarePi) and campaign in members(config, spec.campaigns):
-                policy = spec.policy
-                if isinstance(spec, TrafficAwarePi):
-                    amplitude, peak = spec.traffic.amplitude, spec.traffic.peak_hour
+            if isinstance(spec, _PACING) and campaign in members(config, spec.campaigns):
+                policy, curve = spec.policy, planned_curve(config, spec, campaign)
         flight = int(config.campaigns[campaign].budget_period == "flight")
-        return {"policy": policy, "curve": self._curve(amplitude, peak, flight)}
+        return {"policy": policy, "curve": self._curve(curve, flight)}
 
-    def _curve(self, amplitude: float, peak: float, flight: int) -> int:
-        key = (amplitude, peak, flight)
+    def _curve(self, curve: Curve, flight: int) -> int:
+        key = (curve, flight)
         if key not in self._places:
             self._places[key] = len(self.curves)
             grid = _grid(self._table)
-            done = expected_traffic(grid, Curve(amplitude, peak))[flight] - (0 if flight else grid.day)
+            done = expected_traffic(grid, curve)[flight] - (0 if flight else grid.day)
             self.curves.append([round(float(share), 5) for share in done[self._table.fine.last]])
         return self._places[key]
 

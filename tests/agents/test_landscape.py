@@ -94,6 +94,19 @@ def test_a_target_lowers_the_threshold_to_where_the_average_keeps_it() -> None:
     assert known.threshold(np.array([100.0]), aim)[0] < bid[0]  # with little money the budget binds first
 
 
+def test_where_winners_pay_their_bid_the_threshold_is_what_all_that_is_won_costs_at_it() -> None:
+    told = seen(*market(3, 5_000), 3_000)
+    second = Landscape.unseen(np.array([ANCHOR]), NOTHING).learn(told, 1.0)
+    first = Landscape.unseen(np.array([ANCHOR]), NOTHING, np.array([True])).learn(told, 1.0)
+    value, price = market(3, 5_000)
+    for cost in (50.0, 200.0, 600.0):
+        bid = first.threshold(np.array([cost]), FREE)
+        spent = (bid[0] * value * (price <= bid[0] * value)).mean()
+        assert spent == pytest.approx(cost, rel=0.04)
+        assert first.outlook(np.rint(bid).astype(np.int64))[0, 1] == pytest.approx(cost, rel=0.02)
+        assert bid[0] < second.threshold(np.array([cost]), FREE)[0]
+
+
 def test_old_auctions_fade() -> None:
     cheap, dear = market(4, 5_000), market(5, 5_000)
     dear = dear[0], dear[1] * 3

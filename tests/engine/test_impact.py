@@ -20,7 +20,7 @@ from engine.judgement import Impact, Judgement, Outcome, Reason
 from engine.ledger import RecordKind, decode_round
 from engine.limits import Limits, Window
 from engine.messages import Command, CommandKind
-from engine.standing import NEVER, Standing
+from engine.standing import NEVER, Quarantine, Standing
 from tests.engine.builders import BID, BUDGET, campaign_set, controls, mandated, vector, wish
 from tests.engine.test_optimiser import CAMPAIGNS, Loop, ask, command
 
@@ -361,6 +361,36 @@ def test_each_of_several_quarantines_holds_and_a_persons_yes_lifts_one() -> None
     assert case.ask(part(10, 3)) != [quarantined]  # its fortnight is over
     case.tick += 2 * DAY  # the knobs have cooled down
     assert case.ask(part(10, 5), granted=np.array([True])) == [LOW]
+
+
+def test_a_quarantine_that_is_over_lifts_none_that_comes_after_it() -> None:
+    case = Case()
+    over, other = (Quarantine(place, Knob.BID, BID, (BID * 11 // 10,), TICK + place - 3) for place in (3, 4))
+    case.standing = replace(case.standing, quarantine=(over, other))
+    refused = (Outcome.REFUSED, Reason.QUARANTINED)
+    assert case.ask(part(10, 3), part(10, 4)) == [waits(Reason.LARGE_SPEND_CHANGE), refused]
+
+
+def test_what_comes_in_one_round_with_the_quarantined_is_not_refused_for_it() -> None:
+    refused = (Outcome.REFUSED, Reason.QUARANTINED)
+    for knob, values, rows in (
+        (Knob.BID, (BID * 11 // 10,), part(10)),
+        (Knob.WEIGHTS, (600_000, 400_000), vector([600_000, 400_000], Source.RULE, 5)),
+    ):
+        case = Case()
+        case.standing = replace(case.standing, quarantine=(Quarantine(5, knob, BID, values, TICK + 1),))
+        another = wish(BUDGET * 11 // 10, Knob.BUDGET, Source.RULE, 4)
+        assert case.ask(rows, another) == [refused] * len(rows) + [LOW]
+
+
+def test_a_quarantined_vector_is_compared_with_no_larger_campaigns() -> None:
+    case = Case()
+    case.campaigns = campaign_set((4, *(2,) * (N - 1)))
+    case.limits, case.state = replace(Limits.of(case.campaigns), day=DAY), controls(case.campaigns)
+    quarantine = (Quarantine(5, Knob.WEIGHTS, 0, (600_000, 400_000), TICK + 1),)
+    case.standing = replace(case.standing, quarantine=quarantine)
+    rows = vector([600_000, 400_000], Source.RULE, 5), vector([250_001, 249_999, 250_001, 249_999], Source.RULE)
+    assert case.ask(*rows) == [(Outcome.REFUSED, Reason.QUARANTINED)] * 2 + [LOW] * 4
 
 
 def test_a_fall_that_was_rolled_back_is_quarantined_downwards() -> None:

@@ -17,6 +17,7 @@ from engine.judgement import NO_OFFER, Outcome, Reason
 from engine.ledger import (
     GENESIS,
     LEDGER_VERSION,
+    Fold,
     LedgerError,
     Record,
     RecordKind,
@@ -448,3 +449,21 @@ def test_rollbacks_are_counted_over_all_rounds_and_weights_are_no_step() -> None
     folded = fold(desk.close())
     assert (folded.applied, folded.rollbacks, folded.max_relative_step) == (12, 6, 0.1)
     assert fold([]).header == {}
+
+
+@pytest.mark.parametrize(
+    ("header", "names", "patience"),
+    [
+        ({"campaigns": ["north", "south"], "approval_ticks": 24}, ["north", "south"], 24),
+        ({}, [0, 1], None),
+        ({"campaigns": ["north"], "approval_ticks": "a day"}, [0, 1], None),
+        ({"campaigns": "ab", "approval_ticks": True}, [0, 1], None),
+    ],
+)
+def test_stories_name_campaigns_as_the_opening_does_and_by_number_where_it_cannot(
+    header: dict[str, Any], names: list[Any], patience: int | None
+) -> None:
+    run = campaign_set((1, 1))
+    told = Fold()
+    told.update(seal(GENESIS, 0, RecordKind.OPENING, 0, opening_body(header, run.layout, controls(run))))
+    assert (list(told.lives.names), told.lives.approval_ticks) == (names, patience)

@@ -304,6 +304,17 @@ def test_a_bid_and_a_modifier_that_both_rise_in_one_round_do_not_pass_the_maximu
     assert both(Source.ROLLBACK, Source.PERSON) == [refused, YES, YES]
     assert both(Source.PERSON, Source.ROLLBACK) == [YES, refused, BESIDE]
     assert answer(desk, wish(bid, source=Source.PERSON), modified({1: 1_100_000}, Source.PERSON)) == [YES, YES]
+    exactly = MAX_BID * PPM // bid
+    assert answer(desk, wish(bid), modified({0: exactly})) == [YES, YES]
+    assert answer(desk, wish(bid), modified({0: exactly + 1})) == [YES, refused]
+
+
+def test_a_modifier_is_held_against_no_bid_of_another_campaign_and_none_that_waits() -> None:
+    desk = desk_of([3_300_000, PPM, PPM], campaigns=2, bid=MAX_BID // 4)
+    bid, rises = wish(MAX_BID * 30 // 100, source=Source.RULE), {0: 4_000_000}
+    assert answer(desk, modified(rises, campaign=1), bid) == [YES, YES]
+    desk.limits = Limits.of(desk.campaigns)
+    assert answer(desk, modified(rises, Source.PERSON), bid) == [YES, ASK]
 
 
 # --- several knobs at once ---
@@ -328,8 +339,23 @@ def test_of_what_the_budget_and_the_bid_leave_the_modifiers_are_offered_the_rest
     rows = modified({0: offer + 1, 1: offer, 2: 800_000})
     yes = [True] * 5
     assert answer(desk, bid, budget, rows, granted=yes) == [YES, YES, no(Reason.JOINT_EXPOSURE, offer), BESIDE, BESIDE]
+    rows = modified({0: 800_000, 1: offer, 2: offer + 1})
+    assert answer(desk, bid, budget, rows, granted=yes) == [YES, YES, BESIDE, BESIDE, no(Reason.JOINT_EXPOSURE, offer)]
     rows = modified({0: offer, 1: offer, 2: 800_000})
     assert answer(desk, bid, budget, rows, granted=yes) == [YES] * 5
+
+
+def test_the_modifiers_of_each_campaign_are_held_against_its_own_bid_in_whatever_order_they_come() -> None:
+    run = campaign_set((1, 1), audiences=AUDIENCES)
+    desk = Desk(run, limits=Limits.of(run))
+    rows = (
+        modified({0: 1_200_000}, campaign=1),
+        modified({0: 1_200_000}),
+        modified({1: 1_100_000}, campaign=1),
+        wish(BID * 11 // 10),
+    )
+    joint = no(Reason.JOINT_EXPOSURE, 1_250_000 * 10 // 11)
+    assert answer(desk, *rows, granted=[True] * 4) == [YES, joint, YES, YES]
 
 
 def test_where_less_than_a_micro_is_left_nothing_is_offered() -> None:

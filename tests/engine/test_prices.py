@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.prices import BINS_AN_OCTAVE, WINDOW, Prices, bin_of, least_in_bin, lowest_bins
@@ -20,6 +20,8 @@ ROWS = st.lists(
     st.tuples(st.integers(0, CAMPAIGNS - 1), st.integers(-9, 9), st.integers(1, 10**6), st.integers(0, 10**12)),
     max_size=30,
 )
+
+unhurried = settings(deadline=None)
 
 
 def prices(rows: list[Row]) -> Prices:
@@ -44,6 +46,7 @@ def test_a_price_has_its_bin(price: float, expected: int) -> None:
     assert bin_of([price]).tolist() == [expected]
 
 
+@unhurried
 @given(st.integers(-300, 400))
 def test_a_bin_begins_with_its_least_price_and_ends_before_the_next_bins(at: int) -> None:
     low, high = least_in_bin([at, at + 1]).tolist()
@@ -52,6 +55,7 @@ def test_a_bin_begins_with_its_least_price_and_ends_before_the_next_bins(at: int
     assert bin_of([low, np.nextafter(low, 0), np.nextafter(high, 0), high]).tolist() == [at, at - 1, at, at + 1]
 
 
+@unhurried
 @given(st.floats(1e-9, float(MAX_MICROS)))
 def test_every_price_lies_in_its_bin(price: float) -> None:
     (at,) = bin_of([price])
@@ -59,6 +63,7 @@ def test_every_price_lies_in_its_bin(price: float) -> None:
     assert low <= price < high
 
 
+@unhurried
 @given(st.integers(0, MAX_MICROS))
 def test_the_window_ends_with_the_bin_of_the_bid(bid: int) -> None:
     (lowest,) = lowest_bins(np.array([bid]))
@@ -73,6 +78,7 @@ def test_counts_become_rows_where_something_was_won() -> None:
     assert rows_of(Prices.of(0 * won, np.zeros(3, dtype=np.int64))) == rows_of(Prices.empty()) == []
 
 
+@unhurried
 @given(ROWS, st.lists(st.integers(0, 2), min_size=CAMPAIGNS, max_size=CAMPAIGNS))
 def test_parts_of_any_partition_are_the_whole_again(rows: list[Row], group: list[int]) -> None:
     whole = prices(rows)
@@ -85,6 +91,7 @@ def test_parts_of_any_partition_are_the_whole_again(rows: list[Row], group: list
     assert rows_of(Prices.merge(parts[::-1])) == rows_of(whole)
 
 
+@unhurried
 @given(ROWS, ROWS, ROWS)
 def test_what_was_won_one_after_the_other_adds_up_in_any_order(one: list[Row], two: list[Row], more: list[Row]) -> None:
     first, second, third = prices(one), prices(two), prices(more)
@@ -94,6 +101,7 @@ def test_what_was_won_one_after_the_other_adds_up_in_any_order(one: list[Row], t
     assert rows_of(first.plus(Prices.empty())) == rows_of(Prices.empty().plus(first)) == rows_of(first)
 
 
+@unhurried
 @given(ROWS, ROWS, st.sets(st.integers(0, CAMPAIGNS - 1)))
 def test_choosing_and_adding_may_change_places(one: list[Row], two: list[Row], chosen: set[int]) -> None:
     first, second, members = prices(one), prices(two), np.array(sorted(chosen), dtype=np.int64)

@@ -193,3 +193,14 @@ def test_no_rollback_jumps_over_a_policys_later_action_that_is_out_of_reach() ->
     assert memory.inverse(rule) is Blocked.LATER_EDIT
     memory.roll_back(edit)
     assert memory.inverse(rule) is Blocked.LATER_CHANGE
+
+
+def test_of_a_policys_actions_those_watched_stay_in_reach_campaign_by_campaign() -> None:
+    desk, history = Desk(campaign_set((1,) * 6)), History(100, 2)
+    bids = [wish(1_200_000, campaign=place) for place in range(6)]
+    rows = desk.hold(*bids, wish(101_000_000, Knob.BUDGET)).approved.rows
+    history.record(0, rows)
+    history.keep([(5, Knob.BID)], 0)
+    history.record(3, no_actions())
+    found = [history.latest(place, knob) for place, knob in ((5, Knob.BID), (4, Knob.BID), (0, Knob.BUDGET))]
+    assert found == [int(rows.action[5]), None, None]

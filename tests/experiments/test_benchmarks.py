@@ -47,6 +47,10 @@ def test_guard_runs_small() -> None:
     rows_are_documented(run_benchmarks("guard", small=True), ["guard"])
 
 
+def test_env_steps_runs_small() -> None:
+    rows_are_documented(run_benchmarks("env_steps", small=True), ["env_steps"])
+
+
 def test_guard_judges_what_it_claims() -> None:
     job = guard.busy(500)
     for sequence in (1, 2):

@@ -14,11 +14,12 @@ from experiments.config import ReplayConfig, SimulationConfig
 from experiments.looking import told_prices
 from sim.twin import Twin
 from tests.greedy import Greedy
-from tests.lookers import LOOKER, Looker
+from tests.lookers import LOOKER
 from tests.scenarios import AUCTIONS, BINS, config, write_auctions, write_bins
 
 LOOKING = LOOKER | {"campaigns": "all"}
 GREEDY = {"policy": "tests.greedy:Greedy", "campaigns": "all", "clip": True}
+BLIND = GREEDY | {"fallback": {"policy": "even_pi"}}
 
 
 def simulated(**changes: Any) -> Plan:
@@ -34,7 +35,7 @@ def replayed(text: str, log: Path, **changes: Any) -> Plan:
 
 
 def test_a_world_tells_prices_only_where_a_policy_looks_and_its_twin_never() -> None:
-    for policies, told in (([LOOKING], True), ([GREEDY, LOOKING], True), ([GREEDY], False), ([], False)):
+    for policies, told in (([LOOKING], True), ([BLIND, LOOKING], True), ([BLIND], False), ([], False)):
         plan = simulated(policies=policies)
         assert plan.source.tell_prices is told  # type: ignore[attr-defined]
         assert isinstance(plan.trial, Twin)
@@ -51,8 +52,7 @@ def test_a_twin_tells_no_prices_even_of_a_world_that_does(monkeypatch: pytest.Mo
     assert [each.tell_prices for each in made] == [False]
 
 
-def test_a_fallback_that_looks_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_policy", lambda *_: Looker())
+def test_a_fallback_that_looks_counts_too() -> None:
     assert simulated(policies=[GREEDY]).source.tell_prices  # type: ignore[attr-defined]
 
 

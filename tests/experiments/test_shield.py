@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from agents.horizon import EVEN, Curve
+from agents.lp import OnlineLP
 from engine.errors import BadInput
 from engine.ledger import RecordKind, decode_round
 from engine.optimiser import Assignment
@@ -19,7 +21,6 @@ from experiments.report.story_lines import story_text
 from experiments.users import users_policy
 from tests.frames import assert_same
 from tests.rehearsals import At, Crash, begin, go_on, small
-from tests.scenarios import AUCTIONS, config
 
 GREEDY = "tests.greedy:Greedy"
 AGENT = {"policy": GREEDY, "campaigns": ["search-a", "search-b"], "clip": True}
@@ -37,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_100_out_of_range_actions_in_a_row_suspend_the_agent_and_the_fallback_policy_bids(run: Run) -> None:
     actions = run.actions
-    agent, fallback = (actions[actions.proposer == name] for name in (GREEDY, f"traffic_aware_pi for {GREEDY}"))
+    agent, fallback = (actions[actions.proposer == name] for name in (GREEDY, f"lp_km for {GREEDY}"))
     assert (len(agent), agent["round"].nunique(), len(fallback) > 0) == (100, 50, True)
     assert fallback["round"].min() > agent["round"].max()
     applied = agent[agent.outcome == "applied"]
@@ -105,18 +106,27 @@ def assignment(document: dict[str, Any]) -> Assignment:
     return made
 
 
-def test_without_a_word_the_fallback_paces_along_the_curve_of_the_campaigns_market() -> None:
-    fallback = assignment(greedy()).fallback
+def test_without_a_word_the_fallback_is_lp_km_along_the_curves_of_the_campaigns_markets() -> None:
+    fallback = assignment(greedy(campaigns="all")).fallback
+    assert fallback is not None
+    curves = (Curve(0.4, 14.0), Curve(0.6, 20.0), Curve(0.7, 21.0))
+    assert isinstance(fallback.policy, OnlineLP)
+    assert set(fallback.policy.curve) == set(curves)
+    assert (fallback.policy.band, fallback.name) == ((1 / 3, 3.0), f"lp_km for {GREEDY}")
+
+
+def test_where_no_prices_are_told_the_fallback_paces_along_the_curve_of_the_campaigns_market() -> None:
+    fallback = assignment(greedy() | {"fidelity": "aggregate"}).fallback
     assert fallback is not None
     policy: Any = fallback.policy
-    assert (policy.amplitude, policy.peak_hour, fallback.name) == (0.6, 20, f"traffic_aware_pi for {GREEDY}")
+    assert (policy.curve, fallback.name) == (Curve(0.6, 20.0), f"traffic_aware_pi for {GREEDY}")
 
 
 def test_where_markets_differ_it_paces_evenly() -> None:
-    fallback = assignment(greedy(campaigns="all")).fallback
+    fallback = assignment(greedy(campaigns="all") | {"fidelity": "aggregate"}).fallback
     assert fallback is not None
     policy: Any = fallback.policy
-    assert (policy.amplitude, fallback.name) == (0, f"even_pi for {GREEDY}")
+    assert (policy.curve, fallback.name) == (EVEN, f"even_pi for {GREEDY}")
 
 
 def test_a_stated_fallback_and_options_are_taken_and_survive_the_echo() -> None:
@@ -126,7 +136,7 @@ def test_a_stated_fallback_and_options_are_taken_and_survive_the_echo() -> None:
     assert made.fallback is not None
     policy: Any = made.fallback.policy
     own: Any = made.policy
-    assert (own.change, policy.amplitude, policy.peak_hour) == (0.3, 0.3, 9)
+    assert (own.change, policy.curve.amplitude, policy.curve.peak_hour) == (0.3, 0.3, 9)
     assert load_config(loaded.model_dump(mode="json")) == loaded
 
 
@@ -141,13 +151,6 @@ def test_two_agents_of_one_class_are_told_apart() -> None:
     assert [each.name for each in made] == [f"{GREEDY} of policies[{place}]" for place in range(2)]
 
 
-def test_a_replays_fallback_paces_evenly() -> None:
-    document = config(AUCTIONS, policies=[{"policy": GREEDY, "campaigns": "all", "clip": True}])
-    loaded = api.load(document)
-    (spec,) = loaded.policies
-    assert build._fallback(loaded, spec).policy == "even_pi"
-
-
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -160,7 +163,7 @@ def test_a_replays_fallback_paces_evenly() -> None:
         (
             {"fallback": {"policy": "daily_budgets"}},
             "policies[0].fallback.policy (='daily_budgets') is not a known policy: choose from constant, even_pi, "
-            "traffic_aware_pi",
+            "traffic_aware_pi, lp_km",
         ),
         ({"policy": "greedy:"}, "policies[0].policy (='greedy:') must be module:Class: write my_agents:Greedy"),
         (

@@ -58,6 +58,7 @@ def test_no_policy_sees_the_truth() -> None:
         "lifetime",
         "creatives",
         "audiences",
+        "prices",
     }
 
 

@@ -64,11 +64,16 @@ def undisturbed(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> 
     ids=["shard", "optimiser", "both", "an actor each"],
 )
 def test_killed_processes_are_replaced_and_change_nothing(
-    config: RunConfig, undisturbed: Run, tmp_path: Path, places: Places, campaigns_per_actor: int | None
+    config: RunConfig,
+    undisturbed: Run,
+    standing_ray: str,
+    tmp_path: Path,
+    places: Places,
+    campaigns_per_actor: int | None,
 ) -> None:
     kill = Kill.once_each(places, tmp_path / "done")
     pace = Pace(180_000, watchdog=partial(Watchdog, seconds=60.0)) if places is OPTIMISER else None
-    runner = RayRunner(2, campaigns_per_actor, checkpoint_every=EVERY, pace=pace)
+    runner = RayRunner(2, campaigns_per_actor, standing_ray, EVERY, pace)
     run = api.simulate(config, out=tmp_path / "run", runner=Rehearsed(runner, kill))
     assert kill.told() == set(places)
     assert restored(run) >= 3

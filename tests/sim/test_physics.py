@@ -101,6 +101,7 @@ def periods(factory: WorldFactory) -> Int64:
     return np.where(daily, factory.grid.day[:, np.newaxis], 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), st.data())
 def test_no_world_breaks_the_physics(world: tuple[WorldFactory, ControlState], data: st.DataObject) -> None:

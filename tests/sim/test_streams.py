@@ -364,7 +364,8 @@ def parts(factory: WorldFactory) -> Iterator[tuple[str, Any]]:
 def test_no_feature_is_left_out() -> None:
     base = dict(parts(Setting().build()[0]))
     left = set(base) - {"Audience.name"}
-    left -= {f"WorldFactory.{name}" for name in ("campaigns", "grid", "seed", "record_events", "record_opportunities")}
+    asked = ("record_events", "record_opportunities", "tell_prices")
+    left -= {f"WorldFactory.{name}" for name in ("campaigns", "grid", "seed", *asked)}
     for setting, _ in CHANGES.values():
         left -= {name for name, value in parts(setting.build()[0]) if not same(value, base[name])}
     assert left == set()

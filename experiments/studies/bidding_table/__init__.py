@@ -1,0 +1,1 @@
+"""The published eCPC controller, reproduced and then guarded."""
