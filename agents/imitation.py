@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from agents.features import NAMES
 from agents.learned import Layer, Learned, Model
@@ -164,6 +165,11 @@ def _resumed(folder: Path, net: nn.Sequential) -> list[Lessons]:
         with np.load(folder / f"lessons_{number}.npz", allow_pickle=False) as file:
             seen.append(Lessons(**{name: file[name] for name in Lessons._fields}))
     return seen
+
+
+def curves(folder: Path) -> SummaryWriter:
+    """TensorBoard's writer."""
+    return SummaryWriter(str(folder))
 
 
 def network(hidden: Sequence[int]) -> nn.Sequential:

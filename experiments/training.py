@@ -155,9 +155,7 @@ def _trained(
 
 def imitated(config: BiddingConfig, training: Training, folder: Path, watch: Watch) -> Model:
     """Imitation of hindsight, by the file's settings."""
-    import torch.utils.tensorboard as board  # noqa: PLC0415 - training alone needs it
-
-    from agents.imitation import Imitation, imitate  # noqa: PLC0415 - training alone needs torch
+    from agents.imitation import Imitation, curves, imitate  # noqa: PLC0415 - training alone needs torch
 
     spec = training.imitation
     assert spec is not None
@@ -173,7 +171,7 @@ def imitated(config: BiddingConfig, training: Training, folder: Path, watch: Wat
         target_quantile=spec.target_quantile,
     )
     tasks = _tasks(config)
-    with board.SummaryWriter(str(folder / "tensorboard" / "imitation")) as writer:
+    with curves(folder / "tensorboard" / "imitation") as writer:
 
         def after(done: Round) -> None:
             score = validated(done.model, config, training)
