@@ -11,6 +11,7 @@ import pytest
 
 from agents.learned import shipped
 from engine.errors import BadInput
+from experiments.config.bidding import load_bidding
 from experiments.evaluation import compare, numbers
 from experiments.studies.bidding_table.run import CONFIG, study
 from tests.experiments.cli_runs import call
@@ -100,4 +101,8 @@ def test_the_study_prints_all_policies_and_all_stress_sets() -> None:
     for name in ("start error 0.2", "start error 1.0", "no shift", "always a shift", "guard 5 %", "guard 25 %"):
         assert name in text
     assert "| 1,000 |" in text
-    assert CONFIG.exists()
+
+
+def test_the_study_is_about_the_default_task() -> None:
+    ours, default = load_bidding(CONFIG), load_bidding(TASK)
+    assert (ours.task, ours.held_out, ours.seed) == (default.task, default.held_out, default.seed)
