@@ -18,16 +18,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from agents.drawing import Picture
 from agents.features import NAMES, Course, Observer
 from agents.horizon import EVEN, Curve
-from agents.lp import OnlineLP
+from agents.lp import OnlineLP, corrected
 from agents.registration import register
 from agents.rewards import REWARDS, Reward, Stakes, Standing
 from agents.rollout import BAND, Rollout
 from engine.actions import Knob, Proposals, no_proposals, proposals
 from engine.actions import Source as Proposer
 from engine.errors import BadInput
-from engine.events import SPEND
+from engine.events import BIDS, IMPRESSIONS, SPEND
 from engine.judgement import Outcome
 from engine.policy import View
 from engine.units import Float64, Int64, floor_micros
@@ -72,8 +73,11 @@ def by_step(action: Float64, seen: Seen) -> tuple[Int64, Proposals]:
 
 
 def by_residual(action: Float64, seen: Seen) -> tuple[Int64, Proposals]:
-    """A bid of plan · exp(a), as near as one step, the band and the budget let the bid go; 0 is LP-KM itself."""
-    wanted = seen.plan * np.exp(action)
+    """A bid of plan · exp(a), as near as one step, the band and the budget let the bid go; 0 is LP-KM itself.
+
+    As where a policy serves, a is taken to a millionth.
+    """
+    wanted = corrected(seen.plan, action)
     rows = seen.lp.bids(seen.view, seen.course.knowledge, wanted, "residual")
     return floor_micros(wanted).astype(np.int64), rows
 
@@ -109,7 +113,7 @@ def plan_values(lp: OnlineLP, episodes: Episodes) -> Float64:
 class _Play:
     """A batch of episodes while they are played."""
 
-    def __init__(self, episodes: Episodes, lp: OnlineLP) -> None:
+    def __init__(self, episodes: Episodes, lp: OnlineLP, *, remembers: bool) -> None:
         if episodes.target is not None:
             lp = lp.aiming_at(episodes.target)
         self.episodes = episodes
@@ -119,6 +123,7 @@ class _Play:
         self._stakes = Stakes(episodes.best.value, episodes.budget, episodes.target, partial(plan_values, lp, episodes))
         self.asked = episodes.bid
         self.refused = np.zeros(len(episodes), dtype=np.bool_)
+        self._past: list[Seen] | None = [] if remembers else None
         self.advance()
 
     def act(self, action: Float64, form: Form) -> None:
@@ -134,9 +139,30 @@ class _Play:
         observation, plan, self._course = self._observer.observe(view, self._course)
         self.observation = observation.astype(np.float32)
         self.seen = Seen(view, self._course, plan, self._observer.lp)
+        if self._past is not None:
+            self._past.append(self.seen)
         spend = self.rollout.charged.copy()
         self.cost = view.recent[:, SPEND].copy()
         self.standing = Standing(view.tick, self.rollout.value_ppm / 1e6, spend, self._stakes)
+
+    def picture(self, place: int) -> Picture:
+        """What is drawn of one of the episodes."""
+        views = [seen.view for seen in self._past or ()]
+        entered = np.array([[view.recent[place, column] for column in (IMPRESSIONS, BIDS)] for view in views])
+        done = self._course.knowledge.horizon.done[self._course.knowledge.horizon.period[place]]
+        budget, anchor = self.episodes.budget[place], int(self.episodes.bid[place])
+        share = self.standing.value[place] / max(self.episodes.best.value[place], 1e-12)
+        spent = np.array([view.lifetime[place, SPEND] for view in views]) / budget
+        return Picture(
+            bid=np.array([view.controls.bid[place] for view in views], dtype=np.float64),
+            plan=np.array([seen.plan[place] for seen in self._past or ()]),
+            spent=spent,
+            win_rate=entered[:, 0] / np.where(entered[:, 1] > 0, entered[:, 1], np.nan),
+            traffic=done,
+            band=(float(BAND[0] * anchor), float(BAND[1] * anchor)),
+            title=f"step {len(views)} of {len(done)}   ·   {spent[-1]:.0%} of the budget spent   ·   "
+            f"{share:.1%} of what hindsight would have won",
+        )
 
 
 class BiddingVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
@@ -302,6 +328,12 @@ class BiddingVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
         play.advance()
         return play.observation, self._reward(before, play.standing), play.rollout.done, self._info()
 
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """A picture of every episode so far, uint8[600, 800, 3] each; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        return tuple(self._playing.picture(place).rgb() for place in range(self.num_envs))
+
     @property
     def _playing(self) -> _Play:
         if self._play is None:
@@ -334,7 +366,8 @@ class BiddingVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
             chosen = np.asarray(numbers, dtype=np.int64).reshape(-1)
             if len(chosen) != self.num_envs:
                 raise BadInput(f"episodes (={len(chosen)} numbers) must be {self.num_envs}: one for every environment")
-        self._play = _Play(self.source.draw(self._world_seed, chosen), self._lp)
+        episodes = self.source.draw(self._world_seed, chosen)
+        self._play = _Play(episodes, self._lp, remembers=self.render_mode is not None)
 
     def _checked(self, actions: ArrayLike) -> Float64:
         """Actions as float64[n] in [−1, 1]."""
@@ -408,6 +441,11 @@ class BiddingEnv(gymnasium.Env[Floats, Floats]):
         """Put an action before the guard and play a step."""
         observation, reward, terminated, info = self._only.play(np.asarray(action).reshape(1, -1))
         return observation[0], float(reward[0]), terminated, False, _alone(info)
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """A picture of the episode so far, uint8[600, 800, 3]; None without a render mode."""
+        frames = self._only.render()
+        return None if frames is None else frames[0]
 
 
 def source_of(task: BiddingTask | None, log: Source | None, objective: str | None, fidelity: str) -> Source:

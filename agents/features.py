@@ -58,7 +58,9 @@ class Observer:
         log_plan = np.log(plan)
         means = _followed(course.means, log_plan, surprise)
         columns = self._columns(view, knowledge, plan, means)
-        return np.clip(np.stack(columns, axis=1), -5.0, 5.0), plan, Course(knowledge, means)
+        observation = np.clip(np.stack(columns, axis=1), -5.0, 5.0)
+        as_seen = observation.astype(np.float32).astype(np.float64)  # what an environment can show, whoever looks
+        return as_seen, plan, Course(knowledge, means)
 
     def _columns(self, view: View, knowledge: Knowledge, plan: Float64, means: Float64) -> list[Float64]:
         bid = np.maximum(view.controls.bid, 1).astype(np.float64)

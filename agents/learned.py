@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from agents.features import NAMES, Course, Observer
 from agents.horizon import Curve
 from agents.landscape import Prior
-from agents.lp import OnlineLP
+from agents.lp import OnlineLP, corrected, on_grid
 from engine.actions import Note, Proposals
 from engine.campaigns import CampaignSet
 from engine.errors import BadInput
@@ -32,8 +32,6 @@ from engine.policy import View
 from engine.units import Bool, Float64, TickGrid
 
 SCHEMA_VERSION = 1
-GRID = 1e-6
-"""Residuals are multiples of this: a millionth of a bid."""
 CHUNK = 128
 """Campaigns that go through the network together."""
 NOTE = "learned"
@@ -146,8 +144,7 @@ class Model:
     def residual(self, observation: Float64) -> Float64:
         """What the network makes of finite observations, float64[n, features], on its grid; float64[n]."""
         values = (np.clip(observation, self.low, self.high) - self.mean) / self.scale
-        rounded: Float64 = np.rint(np.clip(_through(self.layers, values), -self.reach, self.reach) / GRID) * GRID
-        return rounded
+        return on_grid(np.clip(_through(self.layers, values), -self.reach, self.reach))
 
     def save(self, path: Path) -> None:
         """Write it to one `.npz` file; the same model, the same bytes."""
@@ -312,7 +309,7 @@ class Learned:
 
     def bids(self, view: View, memory: Course, noticed: Noticed, residual: Float64) -> Proposals:
         """Proposals towards plan · exp(residual), as near as one step, band and bounds let each get."""
-        wanted = noticed.plan * np.exp(residual)
+        wanted = corrected(noticed.plan, residual)
         rows = self.programme.bids(view, memory.knowledge, wanted, NOTE)
         strange = ~noticed.fits[rows.campaign]
         if not strange.any():

@@ -23,6 +23,8 @@ from engine.policy import View
 from engine.units import Float64, Int64, TickGrid
 
 PRIOR = Prior()
+GRID = 1e-6
+"""Residuals on a plan are multiples of this: a millionth of a bid."""
 
 
 class Knowledge(NamedTuple):
@@ -133,3 +135,14 @@ class OnlineLP:
         """Opportunities that are still expected in the period, or in the next where it just closed; float64[n]."""
         seen = view.lifetime[:, OPPORTUNITIES]
         return memory.horizon.coming(view.tick, seen, self.expected_opportunities, self.expected_weight)
+
+
+def on_grid(residual: Float64) -> Float64:
+    """Residuals as multiples of a millionth, so that the last digits of whoever reckons them decide nothing."""
+    rounded: Float64 = np.rint(residual / GRID) * GRID
+    return rounded
+
+
+def corrected(plan: Float64, residual: Float64) -> Float64:
+    """The bid that a policy wants who corrects the plan by exp(residual); float64[n], micros."""
+    return plan * np.exp(on_grid(residual))

@@ -19,7 +19,7 @@ from agents.statistics import Interval
 from engine.errors import BadInput
 from engine.policy import Policy
 from experiments.config.bidding import BiddingConfig, load_bidding
-from experiments.config.training import PpoSettings, Training
+from experiments.config.training import Training
 from experiments.tasks import bidding_task, linear_programme
 from sim.bidding import BiddingTask
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 POLICY = "policy.npz"
 SETTINGS = "training.json"
+IMITATION, PPO = "imitation", "PPO"
 LEARNED, BASELINE = "policy", "lp_km"
 _NEEDED = ("torch", "stable_baselines3", "tensorboard")
 _SCALING_EPISODES = 400
@@ -37,12 +38,16 @@ _VERSIONS = ("bidtwin", "numpy", "numba", "torch", "stable-baselines3")
 
 @dataclass(frozen=True)
 class Stage:
-    """How far a training is: what it does, the part of that which is done, and what was measured last, in words."""
+    """How far a training is: what it does, the part of that which is done, and what was measured last.
+
+    `score` is that of the model so far on the validation episodes, `told` the same in words.
+    """
 
     name: str
     done: int
     of: int
     told: str = ""
+    score: float | None = None
 
 
 Watch = Callable[[Stage], None]
@@ -137,18 +142,19 @@ def _trained(
     best: Model | None = None
     course: dict[str, Any] = {}
     if training.imitation is not None:
-        best = _imitated(config, training, folder, watch)
-        course["imitation"] = _validated(best, config, training)
+        best = imitated(config, training, folder, watch)
+        course["imitation"] = validated(best, config, training)
     if training.ppo is not None:
-        improved = _improved(best, training.ppo, config, training, folder, watch, callbacks)
-        course["ppo"] = _validated(improved, config, training)
+        better = improved(best, config, training, folder, watch, callbacks)
+        course["ppo"] = validated(better, config, training)
         if best is None or course["ppo"] > course["imitation"]:
-            best = improved
+            best = better
     assert best is not None
     return best, course | {"chosen": max(course, key=lambda name: course[name])}
 
 
-def _imitated(config: BiddingConfig, training: Training, folder: Path, watch: Watch) -> Model:
+def imitated(config: BiddingConfig, training: Training, folder: Path, watch: Watch) -> Model:
+    """Imitation of hindsight, by the file's settings."""
     import torch.utils.tensorboard as board  # noqa: PLC0415 - training alone needs it
 
     from agents.imitation import Imitation, imitate  # noqa: PLC0415 - training alone needs torch
@@ -170,51 +176,48 @@ def _imitated(config: BiddingConfig, training: Training, folder: Path, watch: Wa
     with board.SummaryWriter(str(folder / "tensorboard" / "imitation")) as writer:
 
         def after(done: Round) -> None:
-            score = _validated(done.model, config, training)
+            score = validated(done.model, config, training)
             writer.add_scalar("imitation/loss", done.loss, done.number)
             writer.add_scalar("validation/score", score, done.number)
             told = f"loss {done.loss:.5f}, validation {score:.4f} of hindsight"
-            watch(Stage("imitation", done.number + 1, settings.rounds, told))
+            watch(Stage(IMITATION, done.number + 1, settings.rounds, told, score))
 
-        watch(Stage("imitation", 0, settings.rounds))
+        watch(Stage(IMITATION, 0, settings.rounds))
         programme = linear_programme(tasks[0])
         return imitate(tasks, programme, settings, config.seed, after, folder / "checkpoints")
 
 
-def _improved(
+def improved(
     start: Model | None,
-    spec: PpoSettings,
     config: BiddingConfig,
     training: Training,
     folder: Path,
     watch: Watch,
-    callbacks: Sequence[Any],
+    callbacks: Sequence[Any] = (),
 ) -> Model:
     """PPO from imitation's weights, or from LP-KM where there are none."""
     from agents.imitation import Imitation, untrained  # noqa: PLC0415 - training alone needs torch
     from agents.train import Improvement, improve  # noqa: PLC0415 - and stable-baselines3
 
+    spec = training.ppo
+    assert spec is not None
     plain, targeted = _tasks(config)
     if start is None:
         settings = Imitation(hidden=training.hidden, episodes=_SCALING_EPISODES)
         start = untrained((plain, targeted), linear_programme(plain), settings, config.seed)
 
     def after(reached: Reached) -> None:
-        watch(Stage("PPO", reached.steps, spec.steps, f"validation {reached.score:.4f} of hindsight"))
+        told = f"validation {reached.score:.4f} of hindsight"
+        watch(Stage(PPO, reached.steps, spec.steps, told, reached.score))
 
-    return improve(
-        start,
-        targeted,
-        Improvement(**spec.model_dump()),
-        config.seed,
-        lambda model: _validated(model, config, training),
-        folder / "checkpoints",
-        after,
-        callbacks,
-    )
+    def evaluated(model: Model) -> float:
+        return validated(model, config, training)
+
+    settings_of_ppo = Improvement(**spec.model_dump())
+    return improve(start, targeted, settings_of_ppo, config.seed, evaluated, folder / "checkpoints", after, callbacks)
 
 
-def _validated(model: Model, config: BiddingConfig, training: Training) -> float:
+def validated(model: Model, config: BiddingConfig, training: Training) -> float:
     """Mean score over the validation episodes, without a target and with one."""
     spec = training.validation
     found = [evaluate({LEARNED: Learned(model)}, held_out(task, spec.episodes, [spec.seed])) for task in _tasks(config)]

@@ -241,3 +241,19 @@ def test_the_adapter_steps_and_begins_anew_as_the_vector_does() -> None:
         assert info["episode"]["l"] == SHORT.steps - 1
         assert info["episode"]["r"] == pytest.approx(total[place])
         assert info["spend"] == theirs[4]["final_info"]["spend"][place]
+
+
+def test_pictures_are_of_the_episode_so_far() -> None:
+    pytest.importorskip("matplotlib")
+    check_env(single(task=SHORT, render_mode="rgb_array"))
+    envs = vector(2, task=SHORT, render_mode="rgb_array")
+    envs.reset(seed=1)
+    envs.step(np.ones((2, 1)))
+    frames = envs.render()
+    assert frames is not None
+    for frame in frames:
+        assert frame.shape == (600, 800, 3)
+        assert frame.dtype == np.uint8
+        assert 0.7 < (frame == 255).mean() < 0.99  # drawn on white
+    assert not np.array_equal(*frames)
+    assert vector(2, task=SHORT).render() is None

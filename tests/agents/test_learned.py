@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from agents.features import NAMES
-from agents.learned import FALLBACK_NOTE, GRID, NOTE, Layer, Learned, Model, shipped
-from agents.lp import OnlineLP
+from agents.learned import FALLBACK_NOTE, NOTE, Layer, Learned, Model, shipped
+from agents.lp import GRID, OnlineLP
 from agents.rollout import Rollout, play
 from engine.errors import BadInput
 from engine.events import COUNTS

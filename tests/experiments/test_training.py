@@ -28,6 +28,7 @@ def small(**parts):
     config["held_out"] = {"episodes": 30, "seeds": [101, 102]}
     imitation = {"rounds": 2, "episodes_per_round": 40, "epochs": 1, "last_epochs": 1, "batch": 128}
     config["training"]["imitation"] |= imitation
+    del config["training"]["ppo"]
     config["training"] |= {"hidden": [8], "validation": {"episodes": 20, "seed": 90}} | parts
     return config
 

@@ -1,0 +1,1 @@
+"""What PPO adds to imitation, and what it does alone."""
