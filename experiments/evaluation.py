@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +123,19 @@ def named_policy(name: str, ground: Ground) -> Policy:
     if name in MAKERS:
         return bidder(name, ground.known, targeted=ground.targeted)
     if name == LEARNED:
-        return Learned(shipped())
+        return _told(shipped(), ground.known)
     if name.endswith(".npz"):
-        return Learned(Model.load(Path(name)))
+        return _told(Model.load(Path(name)), ground.known)
     if ":" in name:
         return users_policy(name, {}, clipped=False)
     remedy = f"a built-in one ({nearest(name, [*MAKERS, LEARNED])}), module:Class, or a .npz file"
     raise BadInput(f"policy (={name!r}) must be named: {remedy}")
+
+
+def _told(model: Model, known: Known) -> Learned:
+    """A learned policy whose linear programme is told what bidders know here, instead of what its training knew."""
+    hoped = known.opportunities
+    return Learned(model, replace(model.lp, curve=known.curve, expected_opportunities=hoped, band=known.band))
 
 
 def ground_of(
