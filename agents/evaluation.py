@@ -6,7 +6,6 @@ that are drawn where they are played, in this process or another's, and only a f
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -183,12 +182,20 @@ class Evaluation:
         return difference
 
 
+Clock = Callable[[], float]
+
+
+def _stopped() -> float:
+    return 0.0
+
+
 def evaluate(
     policies: Mapping[str, Policy],
     batches: Sequence[Batch],
     *,
     largest_step: Fraction = LARGEST_STEP,
     work: Work = map,
+    clock: Clock = _stopped,
 ) -> Evaluation:
     """Play every policy in every episode of the batches; `GuardedOracle` is told the hindsight optimum.
 
@@ -199,8 +206,10 @@ def evaluate(
     work:
         Where the batches are played: `map` plays them here, a pool's `map` in several processes. The scores are the
         same.
+    clock:
+        Seconds, for the time of a decision (picklable, as `time.perf_counter`); by default none is measured, and it is 0.
     """
-    played = list(work(partial(_played, dict(policies), largest_step), [batch.draw for batch in batches]))
+    played = list(work(partial(_played, dict(policies), largest_step, clock), [batch.draw for batch in batches]))
     return Evaluation(
         scores={name: Scores.concatenate([part.scores[name] for part in played]) for name in policies},
         clusters=np.concatenate([batch.clusters for batch in batches]),
@@ -217,12 +226,12 @@ class _Part(NamedTuple):
     steps: int
 
 
-def _played(policies: dict[str, Policy], largest_step: Fraction, draw: Callable[[], Episodes]) -> _Part:
+def _played(policies: dict[str, Policy], largest_step: Fraction, clock: Clock, draw: Callable[[], Episodes]) -> _Part:
     episodes = draw()
     guarded = play(GuardedOracle().knowing(episodes.best.threshold), episodes, largest_step)
     scores, seconds = {}, {}
     for name, policy in policies.items():
-        timed = _Timed(_told(policy, episodes))
+        timed = _Timed(_told(policy, episodes), clock)
         scores[name] = Scores.of(play(timed, episodes, largest_step), episodes, guarded)
         seconds[name] = timed.seconds
     return _Part(scores, seconds, episodes.steps)
@@ -240,8 +249,9 @@ def _told(policy: Policy, episodes: Episodes) -> Policy:
 class _Timed:
     """A policy, and the seconds it took to decide."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, clock: Clock) -> None:
         self.seconds = 0.0
+        self._clock = clock
         self._policy = policy
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> Any:
@@ -250,7 +260,7 @@ class _Timed:
 
     def propose(self, view: View, memory: Any) -> tuple[Proposals, Any]:
         """The policy's own proposals."""
-        began = time.perf_counter()
+        began = self._clock()
         answer = self._policy.propose(view, memory)
-        self.seconds += time.perf_counter() - began
+        self.seconds += self._clock() - began
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -102,7 +103,7 @@ def compare(
     ground = ground_of(on, episodes, seeds, targeted=targeted)
     named = {name: named_policy(name, ground) for name in dict.fromkeys([*policies, REFERENCE])}
     with pool(workers) as helpers:
-        played = evaluate(named, ground.batches, work=helpers.map)
+        played = evaluate(named, ground.batches, work=helpers.map, clock=time.perf_counter)
     summaries = tuple(played.summary(name, REFERENCE) for name in named)
     return Comparison(ground, REFERENCE, summaries, played)
 

@@ -86,7 +86,7 @@ def _compared(
     config: BiddingConfig, task: BiddingTask, files: Mapping[str, Path], count: int, work: Work
 ) -> Comparison:
     batches = held_out(task, count, config.held_out.seeds)
-    played = evaluate(_policies(task, files), batches, work=work)
+    played = evaluate(_policies(task, files), batches, work=work, clock=time.perf_counter)
     told = {"episodes": count, "seeds": list(config.held_out.seeds)}
     ground = Ground(config.name, tuple(batches), Known.of(task), task.target_range is not None, told)
     return Comparison(ground, REFERENCE, tuple(played.summary(name, REFERENCE) for name in played.scores), played)
