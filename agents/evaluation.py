@@ -207,7 +207,7 @@ def evaluate(
         Where the batches are played: `map` plays them here, a pool's `map` in several processes. The scores are the
         same.
     clock:
-        Seconds, for the time of a decision (picklable, as `time.perf_counter`); by default none is measured, and it is 0.
+        Seconds, to time decisions (picklable, as `time.perf_counter`); by default it stands still and they take 0.
     """
     played = list(work(partial(_played, dict(policies), largest_step, clock), [batch.draw for batch in batches]))
     return Evaluation(
