@@ -6,12 +6,11 @@ that are drawn where they are played, in this process or another's, and only a f
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -33,14 +32,6 @@ _LITTLE = 1e-9
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-
-
-Clock: TypeAlias = Callable[[], float]
-
-
-def timeless() -> float:
-    """The clock of who does not ask how long decisions take: nobody knows."""
-    return math.nan
 
 
 class Work(Protocol):
@@ -135,7 +126,7 @@ class Summary:
     """What a policy is worth, in numbers that a table holds.
 
     `over_target` is None without targets, `gain` (of the score, over the reference's) None for the reference itself;
-    `microseconds` is the time of a decision for one campaign among a batch's, NaN where no clock was given.
+    `microseconds` is the time of a decision for one campaign among a batch's.
     """
 
     policy: str
@@ -191,13 +182,20 @@ class Evaluation:
         return difference
 
 
+Clock = Callable[[], float]
+
+
+def _stopped() -> float:
+    return 0.0
+
+
 def evaluate(
     policies: Mapping[str, Policy],
     batches: Sequence[Batch],
     *,
     largest_step: Fraction = LARGEST_STEP,
     work: Work = map,
-    clock: Clock = timeless,
+    clock: Clock = _stopped,
 ) -> Evaluation:
     """Play every policy in every episode of the batches; `GuardedOracle` is told the hindsight optimum.
 
@@ -209,7 +207,7 @@ def evaluate(
         Where the batches are played: `map` plays them here, a pool's `map` in several processes. The scores are the
         same.
     clock:
-        Tells seconds, such as `time.perf_counter`, for the time that decisions take; it decides nothing.
+        Seconds, to time decisions (picklable, as `time.perf_counter`); by default it stands still and they take 0.
     """
     played = list(work(partial(_played, dict(policies), largest_step, clock), [batch.draw for batch in batches]))
     return Evaluation(
@@ -253,8 +251,8 @@ class _Timed:
 
     def __init__(self, policy: Policy, clock: Clock) -> None:
         self.seconds = 0.0
-        self._policy = policy
         self._clock = clock
+        self._policy = policy
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> Any:
         """The policy's own memory."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from agents.classic import Band, bids_in_reach, rows_of_bids
 from engine.actions import Proposals
 from engine.campaigns import CampaignSet
 from engine.policy import View
-from engine.units import Float64, Int64, TickGrid
+from engine.units import MAX_MICROS, Float64, Int64, TickGrid
 
 
 class _Bounds(NamedTuple):
@@ -35,7 +34,7 @@ class GuardedOracle:
         Micros, for all campaigns or for each (`sim.oracle.Optimum`).
     """
 
-    thresholds: float | tuple[float, ...] = math.inf
+    thresholds: float | tuple[float, ...] = float(MAX_MICROS)
     band: Band = (0.1, 10.0)
 
     def knowing(self, threshold: Float64) -> GuardedOracle:

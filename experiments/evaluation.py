@@ -124,21 +124,19 @@ def named_policy(name: str, ground: Ground) -> Policy:
     if name in MAKERS:
         return bidder(name, ground.known, targeted=ground.targeted)
     if name == LEARNED:
-        return _learned(shipped(), ground.known)
+        return _told(shipped(), ground.known)
     if name.endswith(".npz"):
-        return _learned(Model.load(Path(name)), ground.known)
+        return _told(Model.load(Path(name)), ground.known)
     if ":" in name:
         return users_policy(name, {}, clipped=False)
     remedy = f"a built-in one ({nearest(name, [*MAKERS, LEARNED])}), module:Class, or a .npz file"
     raise BadInput(f"policy (={name!r}) must be named: {remedy}")
 
 
-def _learned(model: Model, known: Known) -> Policy:
-    """A trained policy, told what bidders know of this ground."""
-    programme = replace(
-        model.lp, curve=known.curve, expected_opportunities=known.opportunities, band=known.band
-    )
-    return Learned(model, programme)
+def _told(model: Model, known: Known) -> Learned:
+    """A learned policy whose linear programme is told what bidders know here, instead of what its training knew."""
+    hoped = known.opportunities
+    return Learned(model, replace(model.lp, curve=known.curve, expected_opportunities=hoped, band=known.band))
 
 
 def ground_of(

@@ -15,6 +15,7 @@ from agents.classic import Constant, DailyBudgets, Gains, PacingPI
 from agents.ecpc import EcpcPid
 from agents.horizon import Curve
 from agents.scripted import Scripted, Wish
+from agents.tuned import MAKERS, Known, bidder
 from engine.actions import Knob, Proposals, Source, no_proposals, proposals
 from engine.campaigns import CampaignSet
 from engine.errors import BadInput
@@ -22,6 +23,7 @@ from engine.events import IMPRESSIONS
 from engine.policy import Policy, View
 from engine.prices import bin_of
 from experiments import api, build
+from sim.bidding import BiddingTask
 from tests.scenarios import config
 
 REGISTERED = [  # by their keys in a configuration
@@ -46,6 +48,11 @@ def test_every_registered_policy_passes(spec: dict[str, Any]) -> None:
     "policy",
     [
         Constant(),
+        *(bidder(name, Known.of(BiddingTask()), targeted=targeted) for name in MAKERS for targeted in (False, True)),
+        *(
+            bidder(name, Known.of(BiddingTask())).aiming_at(30_000.0 * np.ones(1))
+            for name in ("pid_rule", "even_pi", "mirror_descent", "mirror_descent_resolving", "lp_km")
+        ),
         PacingPI(Gains(0.0, 0.0)),
         PacingPI(curve=Curve(0.9)),
         DailyBudgets(),

@@ -41,6 +41,7 @@ def study(
     *,
     episodes: int | None = None,
     stress_episodes: int = STRESS_EPISODES,
+    seeds: tuple[int, ...] | None = None,
     trials: int = TRIALS,
     work: Work = map,
 ) -> str:
@@ -52,10 +53,14 @@ def study(
         Files of learned policies, beside those that the project ships.
     episodes, stress_episodes:
         Under each seed; of the task by default as `config.yaml` has them.
+    seeds:
+        Likewise.
     trials:
         In which the gate meets a policy that is worse by 0.2 points.
     """
     config = load_bidding(CONFIG)
+    if seeds is not None:
+        config = config.model_copy(update={"held_out": config.held_out.model_copy(update={"seeds": seeds})})
     plain, aiming = bidding_task(config.task), bidding_task(config.task, targeted=True)
     count = episodes or config.held_out.episodes
     files = {file.stem: file for file in learned}
@@ -81,7 +86,7 @@ def _compared(
     config: BiddingConfig, task: BiddingTask, files: Mapping[str, Path], count: int, work: Work
 ) -> Comparison:
     batches = held_out(task, count, config.held_out.seeds)
-    played = evaluate(_policies(task, files), batches, work=work)
+    played = evaluate(_policies(task, files), batches, work=work, clock=time.perf_counter)
     told = {"episodes": count, "seeds": list(config.held_out.seeds)}
     ground = Ground(config.name, tuple(batches), Known.of(task), task.target_range is not None, told)
     return Comparison(ground, REFERENCE, tuple(played.summary(name, REFERENCE) for name in played.scores), played)
