@@ -37,7 +37,7 @@ setup: .venv/test
 	touch $@
 
 .venv/test: .venv/run
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,train,plots]'
 	touch $@
 
 .venv/mutants: .venv/test
