@@ -14,9 +14,11 @@ import numpy as np
 
 from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
 from agents.ecpc import EcpcPid
-from agents.horizon import EVEN, Curve
+from agents.horizon import EVEN, Curve, Curves
 from agents.learned import Learned, Model, shipped
 from agents.lp import OnlineLP
+from agents.mirror_descent import MirrorDescent
+from agents.pid_rule import PidRule
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import CampaignSet
@@ -30,7 +32,8 @@ from experiments.looking import can_tell_prices
 from experiments.places import audiences, members, shares
 from experiments.users import users_policy
 
-_BuiltIn: TypeAlias = settings.Fallback | settings.LearnedPolicy | settings.DailyBudgets | settings.EcpcPid
+_Bids: TypeAlias = settings.LearnedPolicy | settings.PidRule | settings.MirrorDescent | settings.EcpcPid
+_BuiltIn: TypeAlias = settings.Fallback | _Bids | settings.DailyBudgets
 
 
 def assignments(config: RunConfig, campaigns: CampaignSet, limits: Limits) -> tuple[Assignment, ...]:
@@ -144,6 +147,22 @@ def _traffic_aware_pi(spec: settings.TrafficAwarePacing, served: _Served) -> Pol
     return PacingPI(_gains(spec.gains), _daily(spec.traffic), served.band(Knob.BID))
 
 
+def _pid_rule(spec: settings.PidRule, served: _Served) -> Policy:
+    return PidRule(
+        slack=spec.slack, curve=_expected(spec, served), band=served.band(Knob.BID), target_micros=_target(spec)
+    )
+
+
+def _mirror_descent(spec: settings.MirrorDescent, served: _Served) -> Policy:
+    return MirrorDescent(
+        resolving=spec.resolving,
+        curve=_expected(spec, served),
+        expected_opportunities=spec.expected_opportunities,
+        band=served.band(Knob.BID),
+        target_micros=_target(spec),
+    )
+
+
 def _daily_budgets(spec: settings.DailyBudgets, served: _Served) -> Policy:
     return DailyBudgets(spec.max_change, served.band(Knob.BUDGET))
 
@@ -152,11 +171,21 @@ def _daily(traffic: settings.Traffic) -> Curve:
     return Curve(traffic.amplitude, traffic.peak_hour)
 
 
+def _expected(spec: Any, served: _Served) -> Curves:
+    """The traffic that a policy's entry states, else that of each campaign's market."""
+    return served.curves if spec.traffic is None else _daily(spec.traffic)
+
+
+def _target(spec: Any) -> float:
+    """The most that a unit of value may cost, micros; infinite where the entry states none."""
+    return math.inf if spec.target_micros is None else float(spec.target_micros)
+
+
 def _learned(spec: settings.LearnedPolicy, served: _Served) -> Policy:
     model = shipped() if spec.model is None else Model.load(Path(spec.model))
     programme = replace(
         model.lp,
-        curve=served.curves if spec.traffic is None else _daily(spec.traffic),
+        curve=_expected(spec, served),
         expected_opportunities=spec.expected_opportunities,
         band=served.band(Knob.BID),
         first_price=served.first_price,
@@ -169,11 +198,11 @@ def _learned(spec: settings.LearnedPolicy, served: _Served) -> Policy:
 
 def _online_lp(spec: settings.LpKm, served: _Served) -> OnlineLP:
     return OnlineLP(
-        curve=served.curves if spec.traffic is None else _daily(spec.traffic),
+        curve=_expected(spec, served),
         half_life_hours=spec.half_life_hours,
         expected_opportunities=spec.expected_opportunities,
         band=served.band(Knob.BID),
-        target_micros=math.inf if spec.target_micros is None else float(spec.target_micros),
+        target_micros=_target(spec),
         first_price=served.first_price,
     )
 
@@ -200,6 +229,8 @@ _MAKERS: dict[type, Callable[[Any, _Served], Policy]] = {
     settings.TrafficAwarePacing: _traffic_aware_pi,
     settings.LpKm: _online_lp,
     settings.LearnedPolicy: _learned,
+    settings.PidRule: _pid_rule,
+    settings.MirrorDescent: _mirror_descent,
     settings.DailyBudgets: _daily_budgets,
     settings.EcpcPid: _ecpc_pid,
 }

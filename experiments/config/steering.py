@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from agents import classic, ecpc, lp
+from agents import classic, ecpc, lp, pid_rule
 from engine.messages import CommandKind
 from experiments.config.values import (
     Band,
@@ -121,6 +121,27 @@ class LearnedPolicy(Model):
     target_micros: PositiveMicros | None = None
 
 
+class PidRule(Model):
+    """Raises some campaigns' bids by a fifth where they spend too little and cuts them by a quarter where too much."""
+
+    policy: Literal["pid_rule"]
+    campaigns: Chosen
+    slack: Annotated[float, Field(ge=0, le=10)] = pid_rule.PidRule.slack
+    traffic: Traffic | None = None
+    target_micros: PositiveMicros | None = None
+
+
+class MirrorDescent(Model):
+    """Paces some campaigns by dual mirror descent, as `agents.mirror_descent` explains; `traffic` as of LP-KM."""
+
+    policy: Literal["mirror_descent"]
+    campaigns: Chosen
+    resolving: bool = True
+    traffic: Traffic | None = None
+    expected_opportunities: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    target_micros: PositiveMicros | None = None
+
+
 class DailyBudgets(Model):
     """Moves budgets once a day, each by at most `max_change`."""
 
@@ -180,6 +201,8 @@ PolicySpec: TypeAlias = Annotated[
     | Annotated[TrafficAwarePi, Tag("traffic_aware_pi")]
     | Annotated[LpKmPolicy, Tag("lp_km")]
     | Annotated[LearnedPolicy, Tag("learned")]
+    | Annotated[PidRule, Tag("pid_rule")]
+    | Annotated[MirrorDescent, Tag("mirror_descent")]
     | Annotated[DailyBudgets, Tag("daily_budgets")]
     | Annotated[EcpcPid, Tag("ecpc_pid")]
     | Annotated[UsersPolicy, Tag(UsersPolicy.__name__)],

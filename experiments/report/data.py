@@ -20,6 +20,8 @@ from experiments.config import (
     EvenPi,
     LearnedPolicy,
     LpKm,
+    MirrorDescent,
+    PidRule,
     RunConfig,
     SimulationConfig,
     TrafficAwarePi,
@@ -260,7 +262,7 @@ def _band_of(config: RunConfig, campaign: str) -> tuple[Fraction, Fraction]:
     return next((mandate.band for mandate in granted if campaign in members(config, mandate.campaigns)), DEFAULT_BAND)
 
 
-_PACING = EvenPi | TrafficAwarePi | LpKm | LearnedPolicy
+_PACING = EvenPi | TrafficAwarePi | LpKm | LearnedPolicy | PidRule | MirrorDescent
 """Policies that spend a budget along a curve."""
 
 

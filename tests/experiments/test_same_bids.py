@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from agents.classic import Band
 from agents.horizon import Curve
 from agents.learned import Learned, shipped
 from agents.lp import OnlineLP
+from agents.mirror_descent import MirrorDescent
+from agents.pid_rule import PidRule
 from agents.rollout import play
 from engine.policy import Policy
 from engine.units import Float64, Int64
@@ -58,6 +60,8 @@ limits: {min_bid_micros: 1, max_bid_micros: 1_000_000_000, min_budget_micros: 1,
 def configuration(policy: str) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load(TEXT)
     document["policies"][0]["policy"] = policy
+    if policy == "pid_rule":  # which expects no number of opportunities
+        del document["policies"][0]["expected_opportunities"]
     document["campaigns"] = {
         name: {
             "market": name,
@@ -109,19 +113,26 @@ def bids_of(run: Run) -> Int64:
     return run.metrics.pivot_table(index="tick", columns="campaign", values="bid_micros").to_numpy().astype(np.int64)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    folder = tmp_path_factory.mktemp("runs")
-    return {name: api.simulate(configuration(name), out=folder / name) for name in ("learned", "lp_km")}
-
-
 def programme() -> OnlineLP:
     return OnlineLP(CURVE, expected_opportunities=4_320.0, band=BAND)
 
 
-@pytest.mark.parametrize(
-    ("name", "policy"), [("learned", Learned(shipped(), programme())), ("lp_km", programme())], ids=["learned", "lp_km"]
-)
+LEARNED = Learned(shipped(), replace(shipped().lp, curve=CURVE, expected_opportunities=4_320.0, band=BAND))
+BIDDERS: dict[str, Policy] = {
+    "learned": LEARNED,
+    "lp_km": programme(),
+    "mirror_descent": MirrorDescent(resolving=True, curve=CURVE, expected_opportunities=4_320.0, band=BAND),
+    "pid_rule": PidRule(curve=CURVE, band=BAND),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    folder = tmp_path_factory.mktemp("runs")
+    return {name: api.simulate(configuration(name), out=folder / name) for name in BIDDERS}
+
+
+@pytest.mark.parametrize(("name", "policy"), BIDDERS.items(), ids=list(BIDDERS))
 def test_simulation_replay_and_evaluation_see_the_same_bids(
     runs: dict[str, Run], name: str, policy: Policy, tmp_path: Path
 ) -> None:
