@@ -165,9 +165,9 @@ def test_local_times_become_ticks_across_the_change_to_summer_time():
     assert config.grid.hour[opening_tick(config, 3, time(0))] == 0
 
 
-def test_the_schema_describes_both_sources():
+def test_the_schema_describes_every_source():
     described = schema()
-    assert set(described["discriminator"]["mapping"]) == {"simulation", "replay"}
+    assert set(described["discriminator"]["mapping"]) == {"simulation", "replay", "bidding"}
     assert json.loads(json.dumps(described)) == described
 
 
