@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -107,6 +107,7 @@ EVERYTHING = (
     *(why for why in Why if why is not Why.WINDOW),
     *(reason.name.lower() for reason in HIGH),
 )
+SEARCHES = 4  # at most, until everything was met: a single one misses something in a quarter of the cases
 BLOCK = 2  # ticks of a watch's block
 
 hours = st.sampled_from([1, 1, 1, 1, 2, 6, 23, 24, 25, 80])
@@ -425,15 +426,24 @@ class Everybody(RuleBasedStateMachine):
         """The policy moves what its mandate lets it; then something befalls the campaign, and is mended."""
         campaign = data.draw(st.sampled_from(sorted({campaign for campaign, _ in self._mandated()})), label="whose")
         knobs = [knob for whose, knob in self._mandated() if whose == campaign]
-        for step in range(steps):
+        for _ in range(steps):
             change = data.draw(st.sampled_from([Fraction(-1, 10), Fraction(1, 20)]), label="change")
-            wish = self._step(campaign, knobs[step % len(knobs)], change)
+            wish = self._step(campaign, data.draw(st.sampled_from(knobs[::-1]), label="knob"), change)
             self.wishes[Source.POLICY][self.account.tick + 1] = (wish,)
             self._hold((), 1)
         self._befall(befalls, [campaign])
         for _ in range(6):
             self._hold((), BLOCK)
         self._befall(None, [])
+
+    @precondition(lambda self: any(knob is Knob.MODIFIERS for _, knob in self._mandated()))
+    @rule(data=st.data(), change=st.sampled_from([Fraction(-1, 10), Fraction(1, 20)]))
+    def tune_in_a_mandate(self, data: st.DataObject, change: Fraction) -> None:
+        """The policy moves a modifier that its mandate lets it."""
+        whose = [campaign for campaign, knob in self._mandated() if knob is Knob.MODIFIERS]
+        wish = self._step(data.draw(st.sampled_from(whose), label="whose"), Knob.MODIFIERS, change)
+        self.wishes[Source.POLICY][self.account.tick + 1] = (wish,)
+        self._hold((), 1)
 
     def _step(self, campaign: int, knob: Knob, change: Fraction) -> Wish:
         """A scalar by a part of its value, or the modifier of the first audience."""
@@ -559,9 +569,8 @@ class Everybody(RuleBasedStateMachine):
         )
         everyone = tuple(range(len(CAMPAIGNS)))
         for knob in Knob:
-            members = data.draw(
-                st.sampled_from([(), (), (0,), (0, 2), everyone]), label=f"who may move {knob.name.lower()}"
-            )
+            whose = [(), (0,), everyone, everyone] if knob is Knob.MODIFIERS else [(), (), (0,), (0, 2), everyone]
+            members = data.draw(st.sampled_from(whose), label=f"who may move {knob.name.lower()}")
             until = data.draw(st.sampled_from([FOREVER, FOREVER, 6 * DAY]))
             band = data.draw(st.sampled_from([(Fraction(1, 3), Fraction(3)), (Fraction(9, 10), Fraction(12, 10))]))
             cap = data.draw(st.sampled_from([None, 300_000]))
@@ -644,13 +653,17 @@ class Everybody(RuleBasedStateMachine):
 def test_the_invariants_hold_whatever_everybody_wants(tell: Callable[[str], None]) -> None:
     nightly = settings.get_current_profile_name() == "nightly"
     machine = type("Everybody", (Everybody,), {"steps": 0, "boundaries": 0, "met": Counter()})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            derandomize=not nightly, max_examples=500 if nightly else 32, stateful_step_count=50, deadline=None
-        ),
-    )
+    wanted = EVERYTHING if nightly else OFTEN
+    for number in range(SEARCHES):  # what is drawn depends on the constants of whatever modules are loaded, too
+        run_state_machine_as_test(
+            machine if nightly else seed(number)(machine),
+            settings=settings(
+                database=None, max_examples=500 if nightly else 32, stateful_step_count=50, deadline=None
+            ),
+        )
+        if all(machine.met[what] for what in wanted):
+            break
     met = ", ".join(f"{what} {times}" for what, times in machine.met.items())
     tell(f"everybody: {machine.steps} steps, {machine.boundaries} boundaries; {met}")
     assert machine.steps >= (20_000 if nightly else 1_000)
-    assert not {what for what in (EVERYTHING if nightly else OFTEN) if not machine.met[what]}
+    assert not {what for what in wanted if not machine.met[what]}
