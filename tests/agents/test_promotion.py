@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.evaluation import evaluate, held_out
 from agents.features import NAMES
 from agents.learned import shipped
 from agents.oracle import GuardedOracle
@@ -36,7 +35,7 @@ from agents.rollout import Rollout, play
 from agents.tuned import Known, bidder
 from engine.actions import Knob, Proposals, Source, no_proposals, proposals
 from engine.campaigns import CampaignSet
-from engine.policy import Policy, View
+from engine.policy import View
 from engine.units import Float64, Int64, TickGrid
 from sim.bidding import BiddingTask, Episodes
 
