@@ -50,17 +50,21 @@ class Observer:
         return Course(self.lp.start(campaigns, grid), None)
 
     def observe(self, view: View, course: Course) -> tuple[Float64, Float64, Course]:
-        """Observations float64[n, features], the linear programme's bid float64[n] in micros, and what to remember."""
+        """Observations float64[n, features], the linear programme's bid float64[n] in micros, and what to remember.
+
+        Of a view that makes no sense (more in a tick than in the whole life) an observation is NaN; it is not remembered.
+        """
         before = course.knowledge
-        surprise = _surprise(view, before)
-        knowledge = self.lp.learn(view, before)
-        plan = np.maximum(self.lp.wanted(view, knowledge), 1.0)
-        log_plan = np.log(plan)
-        means = _followed(course.means, log_plan, surprise)
-        columns = self._columns(view, knowledge, plan, means)
+        with np.errstate(invalid="ignore"):
+            surprise = _surprise(view, before)
+            knowledge = self.lp.learn(view, before)
+            plan = np.maximum(self.lp.wanted(view, knowledge), 1.0)
+            means = _followed(course.means, np.log(plan), surprise)
+            columns = self._columns(view, knowledge, plan, means)
         observation = np.clip(np.stack(columns, axis=1), -5.0, 5.0)
         as_seen = observation.astype(np.float32).astype(np.float64)  # what an environment can show, whoever looks
-        return as_seen, plan, Course(knowledge, means)
+        kept = means if course.means is None else np.where(np.isfinite(means), means, course.means)
+        return as_seen, plan, Course(knowledge, kept)
 
     def _columns(self, view: View, knowledge: Knowledge, plan: Float64, means: Float64) -> list[Float64]:
         bid = np.maximum(view.controls.bid, 1).astype(np.float64)
@@ -146,7 +150,8 @@ def _followed(before: Float64 | None, log_plan: Float64, surprise: Float64) -> F
     if before is None:
         return new
     share = np.array([_FAST, _SLOW, _FAST, _SLOW, _FAST, _SLOW])
-    followed: Float64 = before + share * (new - before)
+    known = np.where(np.isfinite(before), before, new)
+    followed: Float64 = known + share * (new - known)
     return followed
 
 

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
+from pathlib import Path
 
 from agents.evaluation import Batch, Evaluation, Work, evaluate, held_out
+from agents.learned import Learned, Model
 from agents.rollout import LARGEST_STEP
-from agents.statistics import Interval, interval
+from agents.statistics import Interval, interval, intervals
 from engine.errors import BadInput
 from engine.policy import Policy
 from engine.units import Float64, Int64
@@ -175,6 +177,11 @@ def judge(read: Callable[[], Policy], reference: Policy, trials: Sequence[Trial]
     return Verdict.on(findings)
 
 
+def judge_file(path: Path, reference: Policy, trials: Sequence[Trial], *, work: Work = map) -> Verdict:
+    """Hold the policy of a `.npz` file to the gate, as `judge` does: what is judged is what would bid."""
+    return judge(lambda: Learned(Model.load(path)), reference, trials, work=work)
+
+
 def _found(trial: Trial, evaluation: Evaluation) -> Finding:
     refused = int(evaluation.scores[_LEARNED].refused.sum())
     return finding(trial.name, evaluation.difference(_LEARNED, _REFERENCE), trial.above, evaluation.clusters, refused)
@@ -183,3 +190,8 @@ def _found(trial: Trial, evaluation: Evaluation) -> Finding:
 def finding(name: str, gains: Float64, above: float, clusters: Int64 | None = None, refused: int = 0) -> Finding:
     """What paired gains (float64[n]) come to."""
     return Finding(name, interval(gains, clusters, level=LEVEL), above, len(gains), refused)
+
+
+def findings(name: str, gains: Float64, above: float) -> list[Finding]:
+    """What each of m columns of paired gains (float64[n, m]) comes to, as `finding` tells it of one."""
+    return [Finding(name, each, above, len(gains), 0) for each in intervals(gains, level=LEVEL)]

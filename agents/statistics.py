@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,13 +42,36 @@ def interval(values: Float64, clusters: Int64 | None = None, *, level: float = 0
         and are drawn together. None: each is a campaign of its own.
     """
     total, size = _by_cluster(values, clusters)
-    n = len(total)
     mean = float(values.mean())
-    if n == 1:
+    if len(total) == 1:
         return Interval(mean, -np.inf, np.inf)
-    tail = ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - level) / 2))
-    low, high = np.quantile(_means(total, size), [tail, 1 - tail])
+    low, high = np.quantile(_means(total, size), _ends(len(total), level))
     return Interval(mean, float(low), float(high))
+
+
+def intervals(columns: Float64, *, level: float = 0.95) -> list[Interval]:
+    """What `interval` says of each of m columns alone; float64[n, m], n >= 2.
+
+    All columns of one length meet the same resamples, so that how often each of these holds each value gives all their
+    means by one product of matrices: thousands of intervals in the time of a few, up to the rounding of a sum.
+    """
+    n, m = columns.shape
+    means = np.empty((RESAMPLES, m))
+    done = 0
+    for drawn in _resamples(n):
+        rows = len(drawn)
+        place = drawn + n * np.arange(rows)[:, np.newaxis]
+        held = np.bincount(place.ravel(), minlength=rows * n).reshape(rows, n)
+        means[done : done + rows] = held.astype(np.float64) @ columns / n
+        done += rows
+    low, high = np.quantile(means, _ends(n, level), axis=0)
+    return [Interval(*map(float, of)) for of in zip(columns.mean(axis=0), low, high, strict=True)]
+
+
+def _ends(n: int, level: float) -> tuple[float, float]:
+    """The percentiles at which an interval from n campaigns ends."""
+    tail = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - level) / 2)))
+    return tail, 1 - tail
 
 
 def _by_cluster(values: Float64, clusters: Int64 | None) -> tuple[Float64, Float64]:
@@ -61,14 +85,15 @@ def _by_cluster(values: Float64, clusters: Int64 | None) -> tuple[Float64, Float
 
 def _means(total: Float64, size: Float64) -> Float64:
     """Means of resamples of clusters; float64[RESAMPLES]."""
+    return np.concatenate([total[drawn].sum(axis=1) / size[drawn].sum(axis=1) for drawn in _resamples(len(total))])
+
+
+def _resamples(n: int) -> Iterator[Int64]:
+    """RESAMPLES times n of n places, drawn with replacement, always the same; some at a time, int64[some, n]."""
     generator = np.random.default_rng(_SEED)
-    n = len(total)
-    means = np.empty(RESAMPLES)
     step = max(_AT_ONCE // n, 1)
     for first in range(0, RESAMPLES, step):
-        drawn = generator.integers(n, size=(min(step, RESAMPLES - first), n))
-        means[first : first + len(drawn)] = total[drawn].sum(axis=1) / size[drawn].sum(axis=1)
-    return means
+        yield generator.integers(n, size=(min(step, RESAMPLES - first), n))
 
 
 def interquartile_mean(values: Float64) -> float:

@@ -48,7 +48,7 @@ class Run:
     @property
     def config(self) -> RunConfig:
         """The configuration it was started with."""
-        return load_config(self.info["config"])
+        return load_config(self.info["config"], recorded=True)
 
     @property
     def digests(self) -> dict[str, str]:
@@ -104,7 +104,7 @@ class Run:
         `reach` is the number of people reached and `frequency` impressions per person, where people are counted.
         """
         counts = self.metrics.groupby("campaign", observed=True)[list(COUNTS)].sum().sort_index()
-        targets = load_config(self.info["config"]).score.targets
+        targets = self.config.score.targets
         unrecorded = self.info["unrecorded"]
         rows = {name: _summary_row(row.to_numpy(), targets, unrecorded) for name, row in counts.iterrows()}
         summary = pd.DataFrame.from_dict(rows, orient="index")

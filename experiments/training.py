@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agents.evaluation import evaluate, held_out
 from agents.features import NAMES
 from agents.learned import Learned, Model
-from agents.promotion import Verdict, judge, trials_of
+from agents.promotion import Verdict, judge_file, trials_of
 from agents.statistics import Interval
 from engine.errors import BadInput
 from engine.policy import Policy
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agents.train import Reached
 
 POLICY = "policy.npz"
+_UNJUDGED = "unjudged.npz"
 SETTINGS = "training.json"
 IMITATION, PPO = "imitation", "PPO"
 LEARNED, BASELINE = "policy", "lp_km"
@@ -100,9 +101,11 @@ def train(
     watch(Stage("held-out episodes", 0, 1))
     found = scores(model, config)
     watch(Stage("the gate", 0, 1))
-    verdict = gated(model, config).as_json()
-    model = replace(model, card=_card(config, course, found) | {"verdict": verdict})
-    model.save(folder / POLICY)
+    card = _card(config, course, found)
+    replace(model, card=card).save(folder / _UNJUDGED)
+    verdict = gated(folder / _UNJUDGED, config).as_json()
+    replace(model, card=card | {"verdict": verdict}).save(folder / POLICY)
+    (folder / _UNJUDGED).unlink()
     watch(Stage("the gate", 1, 1, f"{verdict['standing']}"))
     return folder / POLICY
 
@@ -232,11 +235,11 @@ def scores(model: Model, config: BiddingConfig) -> dict[str, Any]:
     return told
 
 
-def gated(model: Model, config: BiddingConfig) -> Verdict:
-    """Whether the promotion gate lets a model bid, on episodes of its own: as many as are held out."""
+def gated(policy: Path, config: BiddingConfig) -> Verdict:
+    """Whether the promotion gate lets a policy's file bid, on episodes of its own: as many as are held out."""
     task = bidding_task(config.task)
     trials = trials_of(task, config.held_out.episodes)
-    return judge(lambda: Learned(model), linear_programme(task), trials)
+    return judge_file(policy, linear_programme(task), trials)
 
 
 def _row(summary: Any) -> dict[str, Any]:

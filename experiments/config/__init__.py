@@ -121,11 +121,16 @@ _SOURCES: dict[str, type[SimulationConfig] | type[ReplayConfig]] = {
 }
 
 
-def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
+def load_config(source: Path | Mapping[str, Any], *, recorded: bool = False) -> RunConfig:
     """Read a configuration from a YAML file, or take it as a mapping (what `run.json` holds is one).
 
     Paths are relative to the file's own folder, of a mapping to the working directory. The one of its limits file comes
     out absolute; a table of traffic comes out as the numbers in it.
+
+    Parameters
+    ----------
+    recorded:
+        It is a run's, to be read and not carried out: whatever became of its learned policies' files since.
 
     Raises
     ------
@@ -151,9 +156,10 @@ def load_config(source: Path | Mapping[str, Any]) -> RunConfig:
         config, unusable = with_weeks(config, folder)
         if unusable:
             raise refusal(name, given, unusable)
-    config, unreadable = with_fingerprints(config, folder)
-    if unreadable:
-        raise refusal(name, given, unreadable)
+    if not recorded:
+        config, unreadable = with_fingerprints(config, folder)
+        if unreadable:
+            raise refusal(name, given, unreadable)
     if config.limits_file is None:
         return config
     return config.model_copy(update={"limits_file": str((folder / config.limits_file).absolute())})

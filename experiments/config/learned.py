@@ -26,7 +26,7 @@ def with_fingerprints(config: RunConfig, folder: Path) -> tuple[RunConfig, list[
         try:
             fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError:
-            rule = "must be the policy.npz of a training, and cannot be read: correct the path"
+            rule = f"must be the policy.npz of a training, and {path.name} cannot be read: correct the path"
             wrong.append(Problem(("policies", place, "model"), rule, policy.model))
             continue
         if policy.fingerprint not in {None, fingerprint}:

@@ -15,7 +15,7 @@ from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, OUTSIDE_SUPP
 from engine.metrics import ScoreTargets, metrics, shares
 from engine.runtime.hosts import STEADY
 from engine.units import Bool, Int64
-from experiments.config import RunConfig, load_config
+from experiments.config import RunConfig
 from experiments.report.bins import Bins, gather
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def read(run: Run) -> Table:
     if not campaigns or len(ticks) % campaigns:
         rule = "must hold every campaign of every tick"
         raise BadInput(f"{run.folder / 'metrics.parquet'} (={len(ticks)} rows) {rule}: restore it, or run again")
-    config = load_config(run.info["config"])
+    config = run.config
     first = table.iloc[:campaigns]
     starts = table.tick_start.iloc[::campaigns].reset_index(drop=True)
     columns = {name: table[name].to_numpy().astype(np.int64).reshape(-1, campaigns) for name in (*STEADY, *COUNTS)}

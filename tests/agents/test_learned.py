@@ -12,7 +12,7 @@ from agents.learned import FALLBACK_NOTE, NOTE, Layer, Learned, Model, shipped
 from agents.lp import GRID, OnlineLP
 from agents.rollout import Rollout, play
 from engine.errors import BadInput
-from engine.events import COUNTS
+from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, SPEND
 from engine.prices import Prices
 from sim.bidding import BiddingTask
 
@@ -180,6 +180,60 @@ def test_a_view_of_noughts_proposes_nothing():
         replace(view, recent=nothing, period=nothing, lifetime=nothing, prices=Prices.empty()), memory
     )
     assert len(rows) == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "columns", "value", "no_number"),
+    [
+        ("lifetime", [OPPORTUNITIES], 0, True),  # fewer ever than just now
+        ("lifetime", [OPPORTUNITIES], 10**12, False),
+        ("lifetime", range(len(COUNTS)), 0, True),
+        ("lifetime", range(len(COUNTS)), 10**12, False),
+        ("recent", [OPPORTUNITIES], 10**12, True),
+        ("recent", [BIDS], 10**12, False),
+        ("recent", [IMPRESSIONS], 10**12, False),
+        ("recent", [SPEND], 10**12, False),
+        ("recent", [SPEND], -(10**12), True),
+        ("recent", range(len(COUNTS)), 10**12, True),
+    ],
+)
+def test_campaigns_with_counts_beyond_belief_fall_back_alone(part, columns, value, no_number):
+    """Every other campaign's counts are noughts, 10¹², or such that an observation is NaN: the rest bid as before."""
+    policy, view, memory = seen()
+    before, _ = policy.propose(view, memory)
+    counts = getattr(view, part).copy()
+    counts[::2, list(columns)] = value
+    odd = replace(view, **{part: counts})
+    noticed, later = policy.notice(odd, memory)
+    np.testing.assert_array_equal(noticed.fits, np.arange(40) % 2 == 1)
+    assert np.isnan(noticed.observation[::2]).any() == no_number
+    assert np.isfinite(later.means).all()
+    rows, _ = policy.propose(odd, memory)
+    plain, _ = policy.programme.propose(odd, memory.knowledge)
+    expected = {campaign: (bid, FALLBACK_NOTE) for campaign, bid in wanted(plain).items() if campaign % 2 == 0}
+    expected |= {campaign: (bid, NOTE) for campaign, bid in wanted(before).items() if campaign % 2 == 1}
+    found = {campaign: (bid, note_of(rows, campaign)) for campaign, bid in wanted(rows).items()}
+    assert found == expected
+    assert {campaign % 2 for campaign in found} == {0, 1}
+
+
+def wanted(rows):
+    return dict(zip(rows.campaign.tolist(), rows.wanted.tolist(), strict=True))
+
+
+def note_of(rows, campaign):
+    return rows.notes[int(rows.note[rows.campaign == campaign][0])].text
+
+
+def test_after_a_view_that_made_no_sense_it_bids_by_itself_again():
+    policy, view, memory = seen()
+    counts = view.recent.copy()
+    counts[::2, SPEND] = -(10**12)
+    noticed, memory = policy.notice(replace(view, recent=counts), memory)
+    assert np.isnan(noticed.observation[::2]).any()
+    again, _ = policy.notice(replace(view, tick=view.tick + 1), memory)
+    assert np.isfinite(again.observation).all()
+    assert again.fits.all()
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e12])

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from agents.evaluation import evaluate, held_out
+from agents.features import NAMES
+from agents.learned import shipped
 from agents.oracle import GuardedOracle
-from agents.promotion import DEFAULT, NO_WORSE, Standing, Trial, Verdict, finding, judge, stress_sets, trials_of
-from agents.rollout import Rollout
+from agents.promotion import (
+    DEFAULT,
+    GATE_SEEDS,
+    NO_WORSE,
+    Standing,
+    Trial,
+    Verdict,
+    finding,
+    findings,
+    judge,
+    judge_file,
+    stress_sets,
+    trials_of,
+)
+from agents.rollout import Rollout, play
 from agents.tuned import Known, bidder
 from engine.actions import Knob, Proposals, Source, no_proposals, proposals
 from engine.campaigns import CampaignSet
-from engine.errors import BadInput
-from engine.policy import Policy, View
-from engine.units import Float64, TickGrid
-from sim.bidding import BiddingTask
+from engine.policy import View
+from engine.units import Float64, Int64, TickGrid
+from sim.bidding import BiddingTask, Episodes
 
 TASK = BiddingTask()
 LP = bidder("lp_km", Known.of(TASK))
@@ -33,24 +50,25 @@ class Knowing(GuardedOracle):
 
 @dataclass(frozen=True)
 class Remembering:
-    """Wins on its training scenarios only: it learnt their best bids by heart, and knows each by its first bid."""
+    """Wins on its training scenarios only: it learnt their best bids by heart, and knows each by its budget.
 
-    learnt: dict[int, float]
-    inner: Policy
+    To a budget it has not met it bids what was best for the nearest one that it has.
+    """
+
+    budgets: Int64
+    thresholds: Float64
+
+    @classmethod
+    def of(cls, episodes: Episodes) -> Remembering:
+        order = np.argsort(episodes.budget)
+        return cls(episodes.budget[order], episodes.best.threshold[order])
 
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> Any:
-        return self.inner.start(campaigns, grid), None
+        return GuardedOracle().start(campaigns, grid)
 
     def propose(self, view: View, memory: Any) -> tuple[Proposals, Any]:
-        anchors = view.controls.anchor[:, Knob.BID].tolist()
-        known = np.array([self.learnt.get(anchor, float(anchor)) for anchor in anchors])
-        rows, _ = replace(GuardedOracle(), thresholds=tuple(known)).propose(view, _bounds(view))
-        return rows, memory
-
-
-def _bounds(view: View) -> Any:
-    n = len(view.controls.bid)
-    return np.ones(n, dtype=np.int64), np.full(n, 2**40), np.arange(n + 1)
+        nearest = np.abs(self.budgets - view.controls.budget[:, np.newaxis]).argmin(axis=1)
+        return GuardedOracle().knowing(self.thresholds[nearest]).propose(view, memory)
 
 
 class Grasping:
@@ -89,32 +107,91 @@ def test_the_reference_itself_is_not_better() -> None:
     assert len(verdict.findings) == 1
 
 
-def test_one_of_the_wrong_world_is_refused() -> None:
-    """Pacing that knows another day's curve, half a day off, as one trained elsewhere would."""
-    wrong = bidder("lp_km", Known.of(replace(TASK, known_amplitude=0.0, half_amplitude=0.0)))
-    assert not judge(lambda: wrong, LP, TRIALS).promoted
+WRONG_WORLD = replace(TASK, season=(1.5, 1.5), correlation=(-0.9, -0.6), amplitude=(-0.8, -0.4), value_sigma=(0.2, 0.3))
+"""Prices swing threefold with the hour, the best is the cheapest, and traffic comes when others rest."""
 
 
-def test_one_that_cannot_be_read_is_refused_in_its_own_words() -> None:
-    def read() -> Policy:
-        raise BadInput("weights_0 of a learned policy must be finite numbers and holds NaN or inf: train it anew")
+@pytest.mark.slow
+def test_one_that_was_trained_on_a_wrong_world_is_refused(tmp_path: Path) -> None:
+    """There it beats LP-KM by points, here it loses points: what it learnt of prices does not hold."""
+    pytest.importorskip("torch")
+    from agents.imitation import Imitation, imitate  # noqa: PLC0415 - needs torch
 
-    verdict = judge(read, LP, TRIALS)
-    assert verdict == Verdict(
-        Standing.CANDIDATE,
-        ("weights_0 of a learned policy must be finite numbers and holds NaN or inf: train it anew",),
-        (),
+    settings = Imitation(
+        rounds=2, episodes=150, hidden=(16, 16), epochs=3, last_epochs=8, batch=256, learning_rate=5e-3
     )
+    path = tmp_path / "policy.npz"
+    imitate((WRONG_WORLD,), shipped().lp, settings, seed=7).save(path)
+    there = trials_of(WRONG_WORLD, episodes=100, seeds=(8_001,))[:1]
+    assert judge_file(path, LP, there).promoted
+    verdict = judge_file(path, LP, TRIALS)
+    assert verdict.standing is Standing.CANDIDATE
+    (reason,) = verdict.reasons
+    assert reason.startswith("default: the gain over LP-KM is -")
+    assert reason.endswith("over 100 episodes, and its lower end must be above +0.00")
+    assert verdict.findings[0].gain.high < 0
+
+
+def without_checks(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Path:
+    """The shipped policy's file, changed behind the back of whoever wrote it."""
+    shipped().save(path)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    told = json.loads(str(arrays["model"][()]))
+    change(told, arrays)
+    arrays["model"] = np.array(json.dumps(told))
+    with zipfile.ZipFile(path, "w") as file:
+        for name, array in arrays.items():
+            held = io.BytesIO()
+            np.lib.format.write_array(held, array)
+            file.writestr(f"{name}.npy", held.getvalue())
+    return path
+
+
+def _nan_weight(_: dict[str, Any], arrays: dict[str, Any]) -> None:
+    arrays["weights_1"][3, 4] = np.nan
+
+
+def _other_features(told: dict[str, Any], _: dict[str, Any]) -> None:
+    told["features"][2] = "hour_of_day"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda _, __: None, None),
+        (_nan_weight, "weights_1 of a learned policy must be finite numbers and holds NaN or inf"),
+        (
+            _other_features,
+            f"features (='hour_of_day' at place 2) of a learned policy must be {NAMES[2]!r} there",
+        ),
+        (lambda told, _: told["features"].pop(), "features (=22 of them) of a learned policy must be the 23 of this"),
+    ],
+    ids=["unchanged", "a weight is NaN", "another feature", "a feature less"],
+)
+def test_a_file_that_cannot_be_served_is_refused_in_one_sentence(
+    tmp_path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None], why: str | None
+) -> None:
+    path = without_checks(tmp_path / "policy.npz", change)
+    verdict = judge_file(path, LP, TRIALS[:1])
+    if why is None:  # the same file as it was written is read and passes
+        assert verdict.promoted
+        return
+    (reason,) = verdict.reasons
+    assert (verdict.standing, verdict.findings) == (Standing.CANDIDATE, ())
+    assert reason.startswith(f"{path}: {why}")
+    assert reason.endswith("train it anew with 'bidtwin train'")
+    assert json.loads(json.dumps(verdict.as_json())) == {"standing": "candidate", "reasons": [reason], "trials": []}
 
 
 def test_one_that_wins_on_its_training_scenarios_only_is_refused() -> None:
-    """It knows the optimum of the training episodes and would be promoted on these; on others its bid is constant."""
-    training = trials_of(TASK, episodes=100, seeds=(1,))[:1]
-    episodes = TASK.draw(1, np.arange(100))
-    learnt = dict(zip(episodes.bid.tolist(), episodes.best.threshold.tolist(), strict=True))
-    policy = Remembering(learnt, LP)
-    assert judge(lambda: policy, LP, training).promoted
-    assert not judge(lambda: policy, LP, TRIALS[:1]).promoted
+    """It knows the optimum of the training episodes and is promoted on these; on others it bids as these wanted."""
+    policy = Remembering.of(TASK.draw(1, np.arange(100)))
+    assert judge(lambda: policy, LP, trials_of(TASK, episodes=100, seeds=(1,))[:1]).promoted
+    verdict = judge(lambda: policy, LP, TRIALS)
+    assert verdict.standing is Standing.CANDIDATE
+    assert verdict.reasons[0].startswith("default: the gain over LP-KM is -")
+    assert verdict.findings[0].gain.high < 0
 
 
 def test_one_whose_bids_the_guard_refuses_is_refused() -> None:
@@ -133,31 +210,58 @@ def test_one_that_fails_a_stress_set_alone_is_refused_for_it() -> None:
     assert reason.endswith("its lower end must be above -0.20")
 
 
-@pytest.fixture(scope="module")
-def real_gains() -> Float64:
-    """Paired gains of traffic-aware pacing over LP-KM, an episode each: mean −0.2 points, skewed, a few lose much."""
-    policies = {"one": bidder("traffic_aware_pi", Known.of(TASK)), "lp": LP}
-    return evaluate(policies, held_out(TASK, 1_000, (8_001,))).difference("one", "lp")
+POOL, REPEATS, JUDGED = 1_000, 400, 1_000 * len(GATE_SEEDS)
+MISTAKES = REPEATS * 25 // 1_000
+"""2.5 %."""
+
+
+def trials_of_a_worse_policy() -> list[Verdict]:
+    """The gate's verdicts on a policy that is worse than LP-KM by 0.2 points in every world.
+
+    Its paired gains are real ones of traffic-aware pacing, skewed, a few lose much: in each world over the same 1,000
+    episode numbers, moved to a mean of −0.2 points. A verdict has as many episodes as the gate's own, drawn from these
+    with replacement and the same in every world, so that worlds stay as alike as they are.
+    """
+    pacing, trials = bidder("traffic_aware_pi", Known.of(TASK)), trials_of(TASK)
+    rows = np.random.default_rng(2).integers(POOL, size=(JUDGED, REPEATS))
+    worlds = list(dict.fromkeys((trial.task, trial.largest_step) for trial in trials))
+    drawn = []
+    for task, largest_step in worlds:
+        episodes = task.draw(GATE_SEEDS[0], np.arange(POOL))
+        one, other = (play(policy, episodes, largest_step).value for policy in (pacing, LP))
+        gains = (one - other) / episodes.best.value
+        drawn.append((gains - gains.mean() + NO_WORSE)[rows])
+    found = findings("", np.hstack(drawn), NO_WORSE)  # world by world, a finding a verdict
+    places = [worlds.index((trial.task, trial.largest_step)) * REPEATS for trial in trials]
+    return [
+        Verdict.on(
+            [
+                replace(found[place + repeat], name=trial.name, above=trial.above)
+                for trial, place in zip(trials, places, strict=True)
+            ]
+        )
+        for repeat in range(REPEATS)
+    ]
 
 
 @pytest.mark.slow
-def test_a_policy_that_is_worse_by_a_fifth_of_a_point_seldom_passes_a_stress_set(real_gains: Float64) -> None:
-    """In at most 2.5 % of 400 trials, each of 500 gains drawn from real ones that are moved to −0.2 points.
+def test_a_policy_that_is_worse_by_a_fifth_of_a_point_is_not_accepted() -> None:
+    """Measured at the gate's own 5,000 episodes a test: accepted in 0 of 400 trials.
 
-    Measured with 2,000 trials: see the study bidding_table. A gate wrong in 1.5 % of the trials fails here with
-    probability 0.04; the generator's seed is fixed.
+    The test on the task itself refuses all of them: the truth lies eight standard errors below what it asks for. By
+    itself a stress set would pass 3 to 7 of them (0.75 to 1.75 %), of the 10 (2.5 %) that are allowed; one that is
+    wrong in 1 % of the trials fails here with a probability of 0.3 %, and the generator's seed is fixed.
     """
-    generator = np.random.default_rng(2)
-    moved = real_gains - real_gains.mean() + NO_WORSE
-    passed = sum(not finding("stress", generator.choice(moved, 500), NO_WORSE).reasons for _ in range(400))
-    assert passed <= 10
-
-
-def test_and_never_the_whole_gate(real_gains: Float64) -> None:
-    """It would have to lie above 0 on the task as well: in none of 400 trials of 500 gains."""
-    generator = np.random.default_rng(3)
-    moved = real_gains - real_gains.mean() + NO_WORSE
-    assert all(finding(DEFAULT, generator.choice(moved, 500), 0.0).reasons for _ in range(400))
+    verdicts = trials_of_a_worse_policy()
+    assert len(verdicts) == REPEATS
+    assert sum(verdict.promoted for verdict in verdicts) == 0
+    passed = {
+        one.name: sum(not verdict.findings[place].reasons for verdict in verdicts)
+        for place, one in enumerate(verdicts[0].findings)
+    }
+    assert passed.pop(DEFAULT) == 0
+    assert len(passed) == len(stress_sets(TASK))
+    assert max(passed.values()) <= MISTAKES
 
 
 def test_stress_sets_are_what_they_say() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from agents.statistics import interquartile_mean, interval
+from agents.statistics import interquartile_mean, interval, intervals
 
 
 def test_the_interval_of_many_is_the_normal_one() -> None:
@@ -28,6 +28,15 @@ def test_the_interval_of_few_is_as_wide_as_students() -> None:
 def test_the_same_values_give_the_same_interval() -> None:
     values = np.random.default_rng(3).random(100)
     assert interval(values) == interval(values.copy())
+
+
+@pytest.mark.parametrize("n", [2, 7, 600])
+def test_intervals_of_many_columns_are_those_of_each(n: int) -> None:
+    columns = np.random.default_rng(7).gamma(0.5, size=(n, 5)) - 1
+    for level in (0.95, 0.98):
+        for found, column in zip(intervals(columns, level=level), columns.T, strict=True):
+            alone = interval(column, level=level)
+            np.testing.assert_allclose((found.mean, found.low, found.high), (alone.mean, alone.low, alone.high))
 
 
 def test_nothing_is_known_from_one_campaign() -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+from engine.runtime.actors import RayRunner
+from engine.runtime.local import LocalRunner
+from engine.runtime.plan import Moment
 from engine.runtime.store import LEDGER, read_ledger
 from experiments import api
 from tests.conftest import EVERY_JOB, Stage
 from tests.frames import assert_same
+from tests.rehearsals import Rehearsed, small
 from tests.scenarios import TICKS, config
 
 pytestmark = pytest.mark.slow
@@ -71,3 +80,39 @@ def test_another_seed_is_another_run(runner: Stage, reference: Stage, tmp_path_f
     assert other.info["seed"] == 12
     assert {first.digests["metrics"], first.digests["ledger"]}.isdisjoint(other.digests.values())
     assert first.digests["metrics"] != reference.run("simulated, a decision every 5 ticks").digests["metrics"]
+
+
+@dataclass(frozen=True)
+class Modules:
+    """Has every process of a run, late in it, tell in a folder what packages it has imported."""
+
+    folder: Path
+
+    def __call__(self, moment: Moment, number: int) -> None:
+        if moment in {Moment.AFTER_SPAN, Moment.BEFORE_COMMIT} and number >= TICKS - 5:
+            packages = {name.partition(".")[0] for name in sys.modules}
+            (self.folder / f"{moment}-{os.getpid()}").write_text("\n".join(sorted(packages)), encoding="utf-8")
+
+    def told(self, moment: Moment) -> dict[int, set[str]]:
+        """Packages by process."""
+        paths = self.folder.glob(f"{moment}-*")
+        return {int(path.name.rpartition("-")[2]): set(path.read_text(encoding="utf-8").split()) for path in paths}
+
+
+@pytest.mark.ray
+def test_no_process_of_a_run_on_ray_imports_what_only_training_needs(standing_ray: str, tmp_path: Path) -> None:
+    """Where a learned policy bids: neither the shards nor the optimiser that serves it."""
+    learned = api.load(small(policies=[{"policy": "learned", "campaigns": ["search-a", "social-b"]}]))
+    here = api.simulate(learned, out=tmp_path / "here", runner=LocalRunner())
+    modules = Modules(tmp_path / "modules")
+    modules.folder.mkdir()
+    runner = Rehearsed(RayRunner(2, address=standing_ray), modules)
+    there = api.simulate(learned, out=tmp_path / "there", runner=runner)
+    assert here.digests == there.digests
+    assert "learned" in set(there.actions.note)
+    shards, optimiser = modules.told(Moment.AFTER_SPAN), modules.told(Moment.BEFORE_COMMIT)
+    assert (len(shards), len(optimiser)) == (2, 1)
+    assert os.getpid() not in {*shards, *optimiser}
+    for packages in (*shards.values(), *optimiser.values()):
+        assert {"engine", "numpy", "ray"} <= packages
+        assert not packages & {"torch", "stable_baselines3", "tensorboard", "gymnasium", "plotly", "matplotlib"}
