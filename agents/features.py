@@ -52,7 +52,7 @@ class Observer:
     def observe(self, view: View, course: Course) -> tuple[Float64, Float64, Course]:
         """Observations float64[n, features], the linear programme's bid float64[n] in micros, and what to remember.
 
-        Of a view that makes no sense (more in a tick than in the whole life) an observation is NaN; it is not remembered.
+        Of a view that makes no sense, as of more in a tick than in a whole life, it may be NaN, which is forgotten.
         """
         before = course.knowledge
         with np.errstate(invalid="ignore"):

@@ -167,7 +167,7 @@ def test_a_configuration_with_another_files_fingerprint_is_refused(tmp_path: Pat
     model = tmp_path / "mine.npz"
     shipped().save(model)
     assert load_config(naming(model, fingerprint=sha256(model))).policies
-    with pytest.raises(BadInput, match=r"^alone: policies\[0\]\.fingerprint .* is not that of mine\.npz \(="):
+    with pytest.raises(BadInput, match=r"^configuration: policies\[0\]\.fingerprint .* is not that of mine\.npz \(="):
         load_config(naming(model, fingerprint="0" * 64))
 
 
