@@ -20,11 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from agents.drawing import Picture
 from agents.features import NAMES, Course, Observer
-from agents.horizon import EVEN, Curve
 from agents.lp import OnlineLP, corrected
 from agents.registration import register
 from agents.rewards import REWARDS, Reward, Stakes, Standing
 from agents.rollout import BAND, Rollout
+from agents.tuned import Known, plan
 from engine.actions import Knob, Proposals, no_proposals, proposals
 from engine.actions import Source as Proposer
 from engine.errors import BadInput
@@ -38,7 +38,6 @@ from sim.bidding import BiddingTask, Episodes, Source, episode_numbers
 TARGET_RANGE = (-0.45, 0.25)
 """Where a task that has no target is given one: its logarithm, relative to the optimum's average cost."""
 
-_DAY_MINUTES = 24 * 60
 _MICROS = 1_000_000
 Floats: TypeAlias = NDArray[np.float32]
 Info: TypeAlias = dict[str, Any]
@@ -84,16 +83,6 @@ def by_residual(action: Float64, seen: Seen) -> tuple[Int64, Proposals]:
 
 FORMS: dict[str, Form] = {"step": by_step, "residual": by_residual}
 """What an action means, by name."""
-
-
-def plan_of(source: Source) -> OnlineLP:
-    """LP-KM with what bidders know of a source: its traffic curve and how many opportunities to expect."""
-    fits = _DAY_MINUTES % source.steps == 0  # else an episode is no day, and its curve not that of one
-    return OnlineLP(
-        curve=Curve(levels=tuple(source.known_curve.tolist())) if fits else EVEN,
-        band=(float(BAND[0]), float(BAND[1])),
-        expected_opportunities=source.expected_opportunities,
-    )
 
 
 def plan_values(lp: OnlineLP, episodes: Episodes) -> Float64:
@@ -244,7 +233,7 @@ class BiddingVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
     reward:
         A name in `REWARDS`, or a function as they are.
     lp:
-        The linear programme that plans; None: with what bidders know of the source (`plan_of`).
+        The linear programme that plans; None: `agents.tuned.plan`, with what bidders know of the source.
     world_seed:
         Of the distribution of episodes: the same numbers under another seed are other episodes.
     render_mode:
@@ -292,7 +281,7 @@ class BiddingVectorEnv(VectorEnv[Floats, Floats, NDArray[Any]]):
         self._target_as = _one_of("target", target, ("cpa", "roas"))
         self._form = FORMS[_one_of("action", action, tuple(FORMS))]
         self._reward: Reward = reward if callable(reward) else REWARDS[_one_of("reward", reward, tuple(REWARDS))]
-        self._lp = plan_of(self.source) if lp is None else lp
+        self._lp = plan(Known.of(self.source)) if lp is None else lp
         self._world_seed = world_seed
         self.single_observation_space = Box(-5.0, 5.0, (len(NAMES),), np.float32)
         self.single_action_space = Box(-1.0, 1.0, (1,), np.float32)

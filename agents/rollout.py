@@ -31,13 +31,13 @@ BAND = (Fraction(1, 10), Fraction(10))
 """The mandate's band around the first bid."""
 LARGEST_STEP = Fraction(1, 4)
 """The guard's own law."""
-_DAY_MINUTES = 24 * 60
+DAY_MINUTES = 24 * 60
 _START = datetime(2026, 3, 2)
 
 
 def calendar(steps: int) -> TickGrid:
     """The calendar of an episode: a day of equal steps, or hours where a day cannot be cut so."""
-    return TickGrid(_START, _DAY_MINUTES // steps if _DAY_MINUTES % steps == 0 else 60, steps)
+    return TickGrid(_START, DAY_MINUTES // steps if DAY_MINUTES % steps == 0 else 60, steps)
 
 
 @lru_cache(maxsize=4)

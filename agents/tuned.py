@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from agents.classic import Band, Constant, Gains, PacingPI
 from agents.horizon import EVEN, Curve
 from agents.landscape import Prior
@@ -17,9 +19,9 @@ from agents.lp import OnlineLP
 from agents.mirror_descent import MirrorDescent
 from agents.oracle import GuardedOracle
 from agents.pid_rule import PidRule
-from agents.rollout import BAND
+from agents.rollout import BAND, DAY_MINUTES
 from engine.policy import Policy
-from sim.bidding import BiddingTask
+from sim.bidding import Source
 
 Settings = Mapping[str, float]
 REFERENCE = "lp_km"
@@ -35,10 +37,12 @@ class Known:
     band: Band
 
     @classmethod
-    def of(cls, task: BiddingTask) -> Known:
-        """Of a task."""
-        curve = Curve(levels=tuple(task.known_curve.tolist()))
-        return cls(curve, task.steps * sum(task.volume) / 2, (float(BAND[0]), float(BAND[1])))
+    def of(cls, source: Source) -> Known:
+        """Of a task, or of a log; where an episode is no day, its curve is not that of one."""
+        level = source.known_curve
+        even = DAY_MINUTES % source.steps != 0 or not np.ptp(level)
+        curve = EVEN if even else Curve(levels=tuple(level.tolist()))
+        return cls(curve, source.expected_opportunities, (float(BAND[0]), float(BAND[1])))
 
 
 def _pacing(settings: Settings, curve: Curve, band: Band) -> PacingPI:
@@ -140,6 +144,15 @@ FOR_TARGET: dict[str, Settings] = {
     },
 }
 """Tuned where there is a target of cost per value as well."""
+
+
+def plan(known: Known) -> OnlineLP:
+    """LP-KM as what learned policies correct: one for campaigns with a target and without, so tuned for neither.
+
+    What `OnlineLP` has by default, told what is known of a task. The environments, training and the policy that comes
+    with the package plan with it; the baseline that learning has to beat is tuned: `bidder(REFERENCE, known)`.
+    """
+    return _lp_km(DEFAULTS[REFERENCE], known)
 
 
 def bidder(name: str, known: Known, *, targeted: bool = False) -> Policy:

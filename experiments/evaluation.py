@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from agents.evaluation import OVER, Batch, Evaluation, Summary, evaluate, held_out
-from agents.horizon import EVEN
 from agents.learned import Learned, Model, shipped
-from agents.rollout import BAND
 from agents.tuned import MAKERS, REFERENCE, Known, bidder
 from engine.errors import BadInput
 from engine.policy import Policy
@@ -22,7 +20,7 @@ from experiments.config.bidding import load_bidding
 from experiments.config.values import nearest
 from experiments.tasks import bidding_task
 from experiments.users import users_policy
-from sim.logged_episodes import LoggedTask
+from sim.logged import LoggedTask
 from sim.logs.ipinyou_auctions import read_auctions
 
 LEARNED = "learned"
@@ -175,6 +173,5 @@ def _log_ground(on: Path, episodes: int, seeds: tuple[int, ...], *, targeted: bo
     )
     windows = task.window_of(np.arange(episodes))
     batches = [batch._replace(clusters=windows[batch.clusters % episodes]) for batch in held_out(task, episodes, seeds)]
-    band = (float(BAND[0]), float(BAND[1]))
-    told = {"episodes": episodes, "seeds": list(seeds), "windows": task.windows, "auctions_per_window": task.window}
-    return Ground(on.stem, tuple(batches), Known(EVEN, float(task.window), band), targeted, told)
+    told = {"episodes": episodes, "seeds": list(seeds), "windows": task.windows, "auctions_per_window": task.rows}
+    return Ground(on.stem, tuple(batches), Known.of(task), targeted, told)

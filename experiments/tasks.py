@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from agents.horizon import Curve
-from agents.lp import OnlineLP
-from agents.rollout import BAND
 from experiments.config.bidding import Task
 from sim.bidding import BiddingTask
 
@@ -33,13 +30,4 @@ def bidding_task(spec: Task, *, targeted: bool = False) -> BiddingTask:
         start_sigma=spec.start_sigma,
         target_range=spec.target if targeted else None,
         first_price=spec.auction == "first_price",
-    )
-
-
-def linear_programme(task: BiddingTask) -> OnlineLP:
-    """LP-KM with what bidders know of a task: its traffic curve, and how many opportunities an episode has."""
-    return OnlineLP(
-        curve=Curve(levels=tuple(task.known_curve.tolist())),
-        band=(float(BAND[0]), float(BAND[1])),
-        expected_opportunities=sum(task.volume) / 2 * task.steps,
     )

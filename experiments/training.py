@@ -16,11 +16,12 @@ from agents.features import NAMES
 from agents.learned import Learned, Model
 from agents.promotion import Verdict, judge_file, trials_of
 from agents.statistics import Interval
+from agents.tuned import REFERENCE, Known, bidder, plan
 from engine.errors import BadInput
 from engine.policy import Policy
 from experiments.config.bidding import BiddingConfig, load_bidding
 from experiments.config.training import Training
-from experiments.tasks import bidding_task, linear_programme
+from experiments.tasks import bidding_task
 from sim.bidding import BiddingTask
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ POLICY = "policy.npz"
 _UNJUDGED = "unjudged.npz"
 SETTINGS = "training.json"
 IMITATION, PPO = "imitation", "PPO"
-LEARNED, BASELINE = "policy", "lp_km"
+LEARNED = "policy"
 _NEEDED = ("torch", "stable_baselines3", "tensorboard")
 _SCALING_EPISODES = 400
 _VERSIONS = ("bidtwin", "numpy", "numba", "torch", "stable-baselines3")
@@ -184,7 +185,7 @@ def imitated(config: BiddingConfig, training: Training, folder: Path, watch: Wat
             watch(Stage(IMITATION, done.number + 1, settings.rounds, told, score))
 
         watch(Stage(IMITATION, 0, settings.rounds))
-        programme = linear_programme(tasks[0])
+        programme = plan(Known.of(tasks[0]))
         return imitate(tasks, programme, settings, config.seed, after, folder / "checkpoints")
 
 
@@ -205,7 +206,7 @@ def improved(
     plain, targeted = _tasks(config)
     if start is None:
         settings = Imitation(hidden=training.hidden, episodes=_SCALING_EPISODES)
-        start = untrained((plain, targeted), linear_programme(plain), settings, config.seed)
+        start = untrained((plain, targeted), plan(Known.of(plain)), settings, config.seed)
 
     def after(reached: Reached) -> None:
         told = f"validation {reached.score:.4f} of hindsight"
@@ -226,12 +227,13 @@ def validated(model: Model, config: BiddingConfig, training: Training) -> float:
 
 
 def scores(model: Model, config: BiddingConfig) -> dict[str, Any]:
-    """What a model is worth on the held-out episodes, without a target and with one, and LP-KM beside it."""
-    policies: dict[str, Policy] = {LEARNED: Learned(model), BASELINE: linear_programme(bidding_task(config.task))}
+    """What a model is worth on the held-out episodes, without a target and with one, and tuned LP-KM beside it."""
     told = {}
     for name, task in zip(("default", "target"), _tasks(config), strict=True):
+        reference = bidder(REFERENCE, Known.of(task), targeted=name == "target")
+        policies: dict[str, Policy] = {LEARNED: Learned(model), REFERENCE: reference}
         found = evaluate(policies, held_out(task, config.held_out.episodes, config.held_out.seeds))
-        told[name] = {policy: _row(found.summary(policy, BASELINE)) for policy in policies}
+        told[name] = {policy: _row(found.summary(policy, REFERENCE)) for policy in policies}
     return told
 
 
@@ -239,7 +241,7 @@ def gated(policy: Path, config: BiddingConfig) -> Verdict:
     """Whether the promotion gate lets a policy's file bid, on episodes of its own: as many as are held out."""
     task = bidding_task(config.task)
     trials = trials_of(task, config.held_out.episodes)
-    return judge_file(policy, linear_programme(task), trials)
+    return judge_file(policy, bidder(REFERENCE, Known.of(task)), trials)
 
 
 def _row(summary: Any) -> dict[str, Any]:

@@ -21,13 +21,13 @@ from sim.drift import drift
 from sim.kernel import kernel
 from sim.oracle import Optimum, optimum, whole_cost
 from sim.rng import ARRIVALS, EPISODE, TRAIT, TURN, fill_uniforms, fine_uniform, key_of, philox
-from sim.streams import Laws, Market, draw
+from sim.streams import Laws, Market, Streams, draw
 from sim.traffic import poisson
 
 Range = tuple[float, float]
 _TRAITS = (
     "volume", "amplitude", "phase", "value_sigma", "price_sigma", "correlation", "level", "season", "shifts", "shift",
-    "shift_step", "budget_share", "start", "target", "targeted",
+    "shift_step", "budget_share", "start", "target", "targeted", "window",
 )  # fmt: skip
 REFERENCE_MICROS = 1_000_000
 """The price level 1 of a task in micros: fine enough that whole micros round nothing that matters."""
@@ -138,7 +138,7 @@ class BiddingTask:
                 correlation=traits.within("correlation", self.correlation),
             )
         )
-        return self._episodes(market, traits, len(numbers))
+        return self._episodes(market, traits)
 
     def _log_level(self, traits: Traits, phase: Float64, keys: NDArray[Any]) -> Float64:
         """The price level's logarithm; float64[n, steps]."""
@@ -152,20 +152,9 @@ class BiddingTask:
         log_level: Float64 = level + wander
         return log_level
 
-    def _episodes(self, market: Market, traits: Traits, episodes: int) -> Episodes:
-        lots = market.lots
-        low, high = (math.log(share) for share in self.budget_share)
-        share = np.exp(low + (high - low) * traits.uniform("budget_share"))
-        budget = np.maximum(np.floor(share * whole_cost(lots, episodes)), 1).astype(np.int64)
-        best = optimum(lots, budget)
-        target = None
-        if self.target_range is not None:
-            average = best.cost / np.maximum(best.value, 1e-12)
-            target = average * np.exp(traits.within("target", self.target_range))
-            target = np.where(traits.uniform("targeted") < self.target_share, target, np.inf)
-            best = optimum(lots, budget, target)
-        start = best.threshold * np.exp(self.start_sigma * traits.normal("start"))
-        bid = np.clip(np.floor(start), 1, budget).astype(np.int64)
+    def _episodes(self, market: Market, traits: Traits) -> Episodes:
+        budget, target, best = endowed(market.lots, traits, self.budget_share, self.target_range, self.target_share)
+        bid = first_bid(best, budget, traits, self.start_sigma)
         return Episodes(market, self.steps, bid, budget, target, best, self.first_price)
 
 
@@ -256,6 +245,29 @@ class Traits:
         """Standard normal; float64[n]."""
         column: Float64 = ndtri(self.uniform(trait))
         return column
+
+
+def endowed(
+    lots: Streams, traits: Traits, budget_share: Range, target_range: Range | None, target_share: float = 1.0
+) -> tuple[Int64, Float64 | None, Optimum]:
+    """Budgets and targets of episodes, as `BiddingTask` says, and what hindsight would have made of them."""
+    low, high = (math.log(share) for share in budget_share)
+    share = np.exp(low + (high - low) * traits.uniform("budget_share"))
+    budget = np.maximum(np.floor(share * whole_cost(lots, len(share))), 1).astype(np.int64)
+    best = optimum(lots, budget)
+    if target_range is None:
+        return budget, None, best
+    average = best.cost / np.maximum(best.value, 1e-12)
+    target = average * np.exp(traits.within("target", target_range))
+    target = np.where(traits.uniform("targeted") < target_share, target, np.inf)
+    return budget, target, optimum(lots, budget, target)
+
+
+def first_bid(best: Optimum, budget: Int64, traits: Traits, sigma: float) -> Int64:
+    """The threshold of hindsight times exp(normal with this sigma), in whole micros within the budget."""
+    start = best.threshold * np.exp(sigma * traits.normal("start"))
+    bid: Int64 = np.clip(np.floor(start), 1, budget).astype(np.int64)
+    return bid
 
 
 def keyed_traits(seed: int, numbers: Int64) -> Traits:

@@ -20,6 +20,7 @@ from engine.events import BIDS, IMPRESSIONS, OPPORTUNITIES, SPEND
 from engine.prices import WINDOW
 from engine.units import Float64, Int64
 from sim.kernel import helper, kernel
+from sim.prices import place_of
 from sim.rng import BIN, PLACE, fill_words, philox, uniform
 from sim.streams import Entry, Laws, Offers, Streams
 
@@ -43,7 +44,6 @@ _EDGES = ndtri(_SHARES)
 
 _KNOWN = 64  # of so many opportunities in a bin the spread of their value is tabulated
 _NORMALS = ndtri((np.arange(4096) + 0.5) / 4096)
-_BITS_BELOW_BIN, _BIN_OF_ONE = 49, 1023 << 3
 _MILLION = 1e6
 
 
@@ -209,9 +209,7 @@ def _enter(bins: Bins, step: int, steps: int, offers: Offers, edges: Float64, sh
                 price = level * math.exp(sigma * 0.5 * (max(edges[b], height - 0.5) + height))
                 worth = worth * taken / n
                 paid = worth * price
-            price = min(price, bid)
-            place = (np.float64(price).view(np.int64) >> _BITS_BELOW_BIN) - _BIN_OF_ONE - offers.lowest[e]
-            place = min(max(place, 0), WINDOW - 1)
+            place = place_of(min(price, bid), offers.lowest[e])
             wins[place] += taken
             value[place] += worth
             cost += worth * bid if offers.first_price else paid

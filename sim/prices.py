@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,13 @@ def count_win(won: Won, c: int, bid: int, price: int, value: float) -> None:
 
     So the opportunity's value and its audience's modifier cancel, and no bin is above that of the bid in force.
     """
-    price_per_value = np.float64(np.float64(price) / np.float64(bid) * won.bid[c])
-    place = (price_per_value.view(np.int64) >> MANTISSA_BITS) - BIN_OF_ONE - won.lowest[c]
-    place = min(max(place, 0), won.counts.shape[1] - 1)
+    place = place_of(np.float64(price) / np.float64(bid) * won.bid[c], won.lowest[c])
     won.counts[c, place, 0] += 1
     won.counts[c, place, 1] += np.int64(np.rint(value * _PPM))
+
+
+@helper
+def place_of(price_per_value: float, lowest: int) -> Any:
+    """Where a price per unit of value (micros, > 0) is counted, from the lowest bin that is kept apart on."""
+    place = (np.float64(price_per_value).view(np.int64) >> MANTISSA_BITS) - BIN_OF_ONE - lowest
+    return min(max(place, 0), WINDOW - 1)

@@ -1,8 +1,6 @@
 """Counter-based random numbers: every draw is a pure function of who, when, what for and which one.
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-The key belongs to a market or a campaign, by the run's seed and its id; the counter is (index, tick, purpose, number),
-number being 0 unless several of a kind may follow from one auction. So no draw depends on how campaigns are grouped
 The key belongs to a market or a campaign, by the run's seed and its id; the counter is (index, tick, purpose, which),
 `which` being 0 but where a purpose needs several numbers for one index. So no draw depends on how campaigns are grouped
 into processes, on the order of the work, or on whether another draw is made: a feature that changes how one purpose is
@@ -55,7 +53,6 @@ TRAIT = 41  # market of an episode, by a trait's number: what the episode is lik
 TURN = 42  # an environment's seed, by how many episodes it has played: the number of its next
 BIN = 43  # market of an episode, binned: coins that split a step's opportunities, then the noise of their value
 PLACE = 44  # market of an episode, binned, by a bin: where in it its opportunities lie
-LOGGED = 45  # episodes cut from a log, by their number and a trait's: where they begin, and with what
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)

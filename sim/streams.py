@@ -20,10 +20,8 @@ from engine.units import Float64, Int64
 from sim.auction import bid_for
 from sim.draws import _LOG_MAX
 from sim.kernel import kernel
+from sim.prices import Won, count_win
 from sim.rng import PRICE, VALUE, fill_words, to_normals
-
-_BITS_BELOW_BIN, _BIN_OF_ONE = 49, 1023 << 3
-_MILLION = 1e6
 
 
 class Offers(NamedTuple):
@@ -159,9 +157,9 @@ def enter(
     `lowest` are the `lowest_bins` of the bids; `charged` (int64[n], micros since the episode began) is brought up to
     date.
     """
-    counts, won = entry.counts, entry.won
+    counts, won = entry.counts, Won(entry.won, lowest, bid.astype(np.float64))
     counts[:] = 0
-    won[:] = 0
+    entry.won[:] = 0
     for e in range(bid.size):
         at = e * steps + step[e]
         mine, remaining = bid[e], budget[e] - charged[e]
@@ -175,14 +173,10 @@ def enter(
             if offer < price:
                 continue
             remaining -= offer if first_price else price
-            ratio = np.float64(price) / np.float64(offer) * np.float64(mine)
-            place = (np.float64(ratio).view(np.int64) >> _BITS_BELOW_BIN) - _BIN_OF_ONE - lowest[e]
-            place = min(max(place, 0), WINDOW - 1)
-            won[e, place, 0] += 1
-            won[e, place, 1] += np.int64(np.rint(streams.value[k] * _MILLION))
+            count_win(won, e, offer, price, streams.value[k])
         spent = budget[e] - charged[e] - remaining
         charged[e] += spent
         counts[e, OPPORTUNITIES] = streams.start[at + 1] - streams.start[at]
         counts[e, BIDS] = entered
-        counts[e, IMPRESSIONS] = won[e, :, 0].sum()
+        counts[e, IMPRESSIONS] = entry.won[e, :, 0].sum()
         counts[e, SPEND] = spent

@@ -11,9 +11,10 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import agents.env
-from agents.env import BiddingVectorEnv, plan_of
+from agents.env import BiddingVectorEnv
 from agents.rewards import REWARDS
 from agents.rollout import play
+from agents.tuned import Known, plan
 from engine.errors import BadInput
 from sim.bidding import BiddingTask
 from sim.logged import LoggedEpisodes
@@ -113,7 +114,7 @@ def test_chosen_episodes_are_those_of_the_task() -> None:
     for _ in range(SHORT.steps - 1):
         _, _, terminated, _, info = envs.step(np.zeros((4, 1)))
     assert terminated.all()
-    played = play(plan_of(SHORT), episodes)
+    played = play(plan(Known.of(SHORT)), episodes)
     assert np.array_equal(info["final_info"]["value"], played.value)
     assert np.array_equal(info["final_info"]["spend"], played.spend)
 

@@ -11,6 +11,7 @@ from agents.features import NAMES
 from agents.learned import FALLBACK_NOTE, NOTE, Layer, Learned, Model, shipped
 from agents.lp import GRID, OnlineLP
 from agents.rollout import Rollout, play
+from agents.tuned import Known, plan
 from engine.errors import BadInput
 from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, SPEND
 from engine.prices import Prices
@@ -281,6 +282,7 @@ def test_the_shipped_policy_beats_lp_km_on_held_out_episodes():
 def test_the_shipped_policy_is_small_and_tells_where_it_comes_from():
     card = shipped().card
     assert card is not None
+    assert shipped().lp == plan(Known.of(BiddingTask()))  # so the environments plan as it does
     assert set(card) >= {"task", "features", "training", "seed", "versions", "scores", "held_out", "verdict"}
     assert tuple(card["features"]) == NAMES
     for rows in card["scores"].values():

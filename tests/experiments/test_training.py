@@ -9,10 +9,10 @@ import yaml
 from agents.features import NAMES
 from agents.learned import Learned, Model
 from agents.rollout import play
+from agents.tuned import Known, plan
 from engine.errors import BadInput
 from experiments import training
 from experiments.config.bidding import load_bidding
-from experiments.tasks import linear_programme
 from sim.bidding import BiddingTask
 from tests.experiments.cli_runs import call
 
@@ -116,7 +116,7 @@ def test_the_cards_scores_are_what_the_policy_does(folder):
     for seed in (101, 102):
         episodes = task.draw(seed, np.arange(30))
         found.extend(play(Learned(model), episodes).value / episodes.best.value)
-    assert model.lp == linear_programme(task)
+    assert model.lp == plan(Known.of(task))
     assert model.card["scores"]["default"]["policy"]["score"][0] == pytest.approx(np.mean(found), abs=1e-5)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.errors import BadInput
-from sim.logged_episodes import LoggedTask
+from sim.logged import LoggedTask
 
 GENERATOR = np.random.default_rng(1)
 PRICE = GENERATOR.integers(50, 2_000, 1_000)
