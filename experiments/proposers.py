@@ -22,6 +22,7 @@ from agents.pid_rule import PidRule
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import CampaignSet
+from engine.errors import BadInput
 from engine.limits import Limits
 from engine.optimiser import Assignment
 from engine.policy import Policy
@@ -181,8 +182,22 @@ def _target(spec: Any) -> float:
     return math.inf if spec.target_micros is None else float(spec.target_micros)
 
 
+def _promoted(path: str | None) -> Model:
+    """A learned policy's model, if the gate let it bid (`agents.promotion`)."""
+    if path is None:
+        return shipped()
+    model = Model.load(Path(path))
+    standing = ((model.card or {}).get("verdict") or {}).get("standing", "unjudged")
+    if standing != "promoted":
+        raise BadInput(
+            f"{path} (={standing}) must be promoted by the gate before it bids in a run: train it further with "
+            "'bidtwin train', or compare it with 'bidtwin evaluate'"
+        )
+    return model
+
+
 def _learned(spec: settings.LearnedPolicy, served: _Served) -> Policy:
-    model = shipped() if spec.model is None else Model.load(Path(spec.model))
+    model = _promoted(spec.model)
     programme = replace(
         model.lp,
         curve=_expected(spec, served),

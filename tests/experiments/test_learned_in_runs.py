@@ -171,6 +171,18 @@ def test_a_configuration_with_another_files_fingerprint_is_refused(tmp_path: Pat
         load_config(naming(model, fingerprint="0" * 64))
 
 
+@pytest.mark.parametrize(
+    ("card", "standing"), [({"verdict": {"standing": "candidate"}}, "candidate"), (None, "unjudged")]
+)
+def test_what_the_gate_did_not_promote_does_not_bid(tmp_path: Path, card: Any, standing: str) -> None:
+    model = tmp_path / "mine.npz"
+    replace(shipped(), card=card).save(model)
+    with pytest.raises(
+        BadInput, match=rf"mine\.npz \(={standing}\) must be promoted by the gate before it bids in a run"
+    ):
+        api.simulate(naming(model), out=tmp_path / "run")
+
+
 def test_a_file_that_is_none_or_no_policy_is_refused_in_one_sentence_and_leaves_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
