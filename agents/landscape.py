@@ -19,10 +19,9 @@ from engine.events import BIDS
 from engine.policy import View
 from engine.prices import WINDOW, bin_of, least_in_bin
 from engine.units import Bool, Float64, Int64
-from sim.kernel import helper, kernel
+from sim.kernel import kernel
 
 _MIDDLE = WINDOW // 2
-_UNASKED = -1.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Landscape(NamedTuple):
     wins: Float64  # float64[n, WINDOW]
     exposure: Float64  # float64[n, WINDOW], opportunities that would have shown a price in this bin
     value: Float64  # float64[n, WINDOW], of the wins, relative to the reference opportunity
-    hazard: Float64  # float64[n, WINDOW], 1 − exp(−wins / exposure); below 0 until a question comes as far and fills it
+    hazard: Float64  # float64[n, WINDOW], 1 − exp(−wins / exposure): kept, since every question asks for it
     first_price: Bool  # bool[n], whether a win costs the own bid and not the price it was won at
 
     @classmethod
@@ -62,18 +61,17 @@ class Landscape(NamedTuple):
         """Before anything was seen: the prior, around anchor bids (int64[n], micros); second price unless told."""
         lowest = bin_of(np.maximum(anchor, 1)) - _MIDDLE
         edges = least_in_bin(lowest[:, np.newaxis] + np.arange(WINDOW + 1))
-        wins, exposure, value = (np.empty((len(anchor), WINDOW)) for _ in range(3))
+        wins, exposure, value, hazard = (np.empty((len(anchor), WINDOW)) for _ in range(4))
         beliefs = tuple(vars(prior).values())
         _believe(np.log(edges), np.log(np.maximum(anchor, 1)), beliefs, wins, exposure, value)
-        hazard = np.full_like(wins, _UNASKED)
+        _endanger(wins, exposure, hazard)
         first_price = np.zeros(len(anchor), dtype=np.bool_) if first_price is None else first_price
         return cls(lowest, wins, exposure, value, hazard, first_price)
 
     def learn(self, view: View, keep: float) -> Landscape:
         """With a view's wins and losses; of what was known before, the share `keep` stays."""
         assert view.prices is not None
-        wins, exposure, value = (np.empty_like(self.wins) for _ in range(3))
-        hazard = np.full_like(wins, _UNASKED)
+        wins, exposure, value, hazard = (np.empty_like(self.wins) for _ in range(4))
         bid = np.maximum(view.controls.bid, 1)
         place = bin_of(bid) - self.lowest
         low, high = (least_in_bin(bin_of(bid) + end) for end in (0, 1))
@@ -81,6 +79,7 @@ class Landscape(NamedTuple):
         entered = view.recent[:, BIDS]
         told = _Told(view.prices.campaign, view.prices.bin, view.prices.wins, view.prices.value_ppm)
         _learn(self, told, entered, place, part, keep, (wins, exposure, value))
+        _endanger(wins, exposure, hazard)
         return Landscape(self.lowest, wins, exposure, value, hazard, self.first_price)
 
     def threshold(self, cost: Float64, target: Target) -> Float64:
@@ -119,14 +118,6 @@ class Target(NamedTuple):
     left: Float64  # float64[n], opportunities still expected
 
 
-@helper
-def _hazard(known: Landscape, i: int, k: int) -> Any:
-    """Of a bin with wins, reckoned when it is first asked for: most bins lie beyond every bid that is considered."""
-    if known.hazard[i, k] < 0.0:
-        known.hazard[i, k] = -math.expm1(-known.wins[i, k] / known.exposure[i, k])
-    return known.hazard[i, k]
-
-
 @kernel
 def _threshold(known: Landscape, edges: Float64, first: Int64, cost: Float64, target: Target, bid: Float64) -> None:
     for i in range(bid.size):
@@ -136,7 +127,7 @@ def _threshold(known: Landscape, edges: Float64, first: Int64, cost: Float64, ta
         for k in range(WINDOW):
             if known.wins[i, k] <= 0:
                 continue
-            dying = surviving * _hazard(known, i, k)
+            dying = surviving * known.hazard[i, k]
             surviving -= dying
             worth = dying * known.value[i, k] / known.wins[i, k]
             paid = worth * 0.5 * (at[k] + at[k + 1])
@@ -169,7 +160,7 @@ def _outlook(known: Landscape, edges: Float64, first: Int64, bid: Int64, brought
                 break
             if known.wins[i, k] <= 0:
                 continue
-            end, hazard = at[k + 1], _hazard(known, i, k)
+            end, hazard = at[k + 1], known.hazard[i, k]
             if end > most:  # the bid reaches a part of the bin
                 part = (most - at[k]) / (end - at[k])
                 end, hazard = most, -math.expm1(-part * known.wins[i, k] / known.exposure[i, k])
@@ -182,6 +173,13 @@ def _outlook(known: Landscape, edges: Float64, first: Int64, bid: Int64, brought
         if known.first_price[i]:
             cost = most * value
         brought[i, 0], brought[i, 1], brought[i, 2] = won, cost, value
+
+
+@kernel
+def _endanger(wins: Float64, exposure: Float64, hazard: Float64) -> None:
+    for i in range(wins.shape[0]):
+        for k in range(WINDOW):
+            hazard[i, k] = -math.expm1(-wins[i, k] / exposure[i, k]) if wins[i, k] > 0 else 0.0
 
 
 @kernel

@@ -163,14 +163,16 @@ def bustle(uniforms: Float64, dispersion: Float64) -> Float64:
 def poisson(uniforms: Float64, means: Float64) -> Int64:
     """The least count whose Poisson distribution function reaches the uniform: one draw per element.
 
-    A Cornish-Fisher guess is a step or two away, and the distribution function itself settles it.
+    A Cornish-Fisher guess is a step or two away, and the distribution function itself settles it: up from a guess that
+    falls short, else down.
     """
     busy = means > 0
     target, mean = uniforms[busy], means[busy]
     z = ndtri(target)
-    count = np.maximum(np.floor(mean + np.sqrt(mean) * z + (z * z - 1) / 6), 0)
+    guess = np.maximum(np.floor(mean + np.sqrt(mean) * z + (z * z - 1) / 6), 0)
+    count = guess.copy()
     for step in (1.0, -1.0):
-        moving = np.arange(count.size)
+        moving = np.flatnonzero(count == guess)
         while moving.size:
             here = count[moving] if step > 0 else count[moving] - 1
             reached = pdtr(here, mean[moving]) >= target[moving]  # not a number, so not reached, below zero
