@@ -71,6 +71,7 @@ def remembering(campaigns: int, ticks: int) -> Plan:
         conversions=Conversions.plain(each / 10, each * 24, each * 1e6, each / 2),
         people=(people,),
         attribution=Attribution(linear, window_hours=72),
+        tell_prices=True,
     )
     return replace(plan, source=world, joined=world.joined)
 
