@@ -40,16 +40,24 @@ class Gains:
     integral: float = 0.3
 
 
-def bids_in_reach(
-    view: View, wanted: ArrayLike, band: Band, minimum: Int64, maximum: Int64, audience_start: Int64
-) -> Int64:
-    """Wanted bids, rounded down, as near as step law, anchor band, hard bounds and budget let each of them go.
+class Bounds(NamedTuple):
+    """Hard bounds of n campaigns' bids."""
 
-    `audience_start` (`Layout`) says whose modifiers must not take a bid above its maximum.
-    """
+    minimum: Int64  # micros, at least 1
+    maximum: Int64
+    audience_start: Int64  # `Layout`: whose modifiers must not take a bid above its maximum
+
+    @classmethod
+    def of(cls, campaigns: CampaignSet) -> Bounds:
+        """Those that the campaigns begin with."""
+        return cls(np.maximum(campaigns.min_bid, 1), campaigns.max_bid, campaigns.layout.audience_start)
+
+
+def bids_in_reach(view: View, wanted: ArrayLike, band: Band, bounds: Bounds) -> Int64:
+    """Wanted bids, rounded down, as near as step law, anchor band, hard bounds and budget let each of them go."""
     low, high = (view.controls.anchor[:, Knob.BID] * side for side in band)
-    low = np.maximum(np.ceil(low), minimum)
-    most = most_bid(audience_start, view.controls.modifiers, maximum)
+    low = np.maximum(np.ceil(low), bounds.minimum)
+    most = most_bid(bounds.audience_start, view.controls.modifiers, bounds.maximum)
     high = np.minimum(np.floor(high), np.minimum(most, view.controls.budget))
     return nearest_step(view.controls.bid, np.clip(floor_micros(wanted), low, np.maximum(low, high)))
 
@@ -81,15 +89,18 @@ class Constant:
         return no_proposals(), memory
 
 
-class _Pace(NamedTuple):
-    """A pacing policy's knowledge; only the tick of its last view changes."""
+class Pace(NamedTuple):
+    """What a policy remembers that spends along a plan; what it won, and the tick of its last view, change."""
 
     horizon: Horizon
-    minimum: Int64  # bids, micros
-    maximum: Int64
-    audience_start: Int64
+    bounds: Bounds
     won: Won
     seen: int = -1
+
+    @classmethod
+    def of(cls, campaigns: CampaignSet, grid: TickGrid, curve: Curves, target: TargetMicros) -> Pace:
+        """The plan laid out over the run's ticks."""
+        return cls(Horizon.of(campaigns, grid, curve), Bounds.of(campaigns), Won.nothing(target, len(campaigns)))
 
 
 @dataclass(frozen=True)
@@ -122,28 +133,21 @@ class PacingPI:
         """The same with a target of its own for every campaign; float64[n], micros per unit of value."""
         return replace(self, target_micros=tuple(target.tolist()))
 
-    def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Pace:
+    def start(self, campaigns: CampaignSet, grid: TickGrid) -> Pace:
         """Lay the plan out over the run's ticks."""
-        return _Pace(
-            horizon=Horizon.of(campaigns, grid, self.curve),
-            minimum=np.maximum(campaigns.min_bid, 1),
-            maximum=campaigns.max_bid,
-            audience_start=campaigns.layout.audience_start,
-            won=Won.nothing(self.target_micros, len(campaigns)),
-        )
+        return Pace.of(campaigns, grid, self.curve, self.target_micros)
 
-    def propose(self, view: View, memory: _Pace) -> tuple[Proposals, _Pace]:
+    def propose(self, view: View, memory: Pace) -> tuple[Proposals, Pace]:
         """One bid per campaign that saw traffic, unless it would stay as it is."""
         won = memory.won.learn(view, memory.horizon)
         change = self._change(view, memory)
         if self.looks_at_prices:
             change = np.minimum(change, self._targets_change(view, memory.horizon, won))
-        bounds = memory.minimum, memory.maximum, memory.audience_start
         aim = view.controls.bid * np.exp(np.clip(change, -0.25, 0.25))
-        wanted = bids_in_reach(view, aim, self.band, *bounds)
+        wanted = bids_in_reach(view, aim, self.band, memory.bounds)
         return rows_of_bids(view, wanted, "pacing"), memory._replace(won=won, seen=view.tick)
 
-    def _change(self, view: View, pace: _Pace) -> Float64:
+    def _change(self, view: View, pace: Pace) -> Float64:
         """Change of the log bid; where a period has just closed, the next one's plan starts without a debt."""
         tick, budget = view.tick, np.maximum(view.controls.budget, 1)
         done = 1.0 - pace.horizon.left(tick)

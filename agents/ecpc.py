@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agents.classic import WHOLE_BAND, Band, bids_in_reach
+from agents.classic import WHOLE_BAND, Band, Bounds, bids_in_reach
 from engine.actions import Knob, Proposals, Source, no_proposals, proposals
 from engine.campaigns import CampaignSet
 from engine.events import CLICKS, SPEND
@@ -29,9 +29,7 @@ class Course(NamedTuple):
     signal: Float64
     ecpc: Float64
     errors: Float64  # sum over all views so far
-    minimum: Int64  # bids, micros
-    maximum: Int64
-    audience_start: Int64  # int64[n + 1], see `engine.campaigns.Layout`
+    bounds: Bounds
 
 
 @dataclass(frozen=True)
@@ -82,9 +80,7 @@ class EcpcPid:
     def start(self, campaigns: CampaignSet, grid: TickGrid) -> Course:  # noqa: ARG002 - the protocol's signature
         """No error yet, and phi = 0."""
         nothing = np.zeros(len(campaigns))
-        minimum = np.maximum(campaigns.min_bid, 1)
-        bounds = minimum, campaigns.max_bid, campaigns.layout.audience_start
-        return Course(nothing, np.full(len(campaigns), np.nan), nothing, *bounds)
+        return Course(nothing, np.full(len(campaigns), np.nan), nothing, Bounds.of(campaigns))
 
     def propose(self, view: View, memory: Course) -> tuple[Proposals, Course]:
         """One bid per campaign, unless it would stay as it is."""
@@ -95,8 +91,7 @@ class EcpcPid:
             ecpc=np.where(paused, memory.ecpc, after.ecpc),
             errors=np.where(paused, memory.errors, after.errors),
         )
-        bounds = memory.minimum, memory.maximum, memory.audience_start
-        wanted = bids_in_reach(view, self.bid(memory.signal), self.band, *bounds)
+        wanted = bids_in_reach(view, self.bid(memory.signal), self.band, memory.bounds)
         rows = np.flatnonzero((wanted != view.controls.bid) & ~paused)
         if not rows.size:
             return no_proposals(), memory

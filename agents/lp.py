@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agents.classic import WHOLE_BAND, Band, bids_in_reach
+from agents.classic import WHOLE_BAND, Band, Bounds, bids_in_reach, rows_of_bids
 from agents.horizon import EVEN, Curves, Horizon
 from agents.landscape import Landscape, Prior, Target
-from engine.actions import Knob, Proposals, Source, no_proposals, proposals
+from engine.actions import Knob, Proposals
 from engine.campaigns import CampaignSet
-from engine.events import BIDS, OPPORTUNITIES, SPEND
+from engine.events import OPPORTUNITIES, SPEND
 from engine.policy import View
-from engine.units import Float64, Int64, TickGrid
+from engine.units import Float64, TickGrid
 
 PRIOR = Prior()
 GRID = 1e-6
@@ -31,9 +31,7 @@ class Knowledge(NamedTuple):
     """What LP-KM remembers; replaced at every view."""
 
     horizon: Horizon
-    minimum: Int64  # bids, micros
-    maximum: Int64
-    audience_start: Int64
+    bounds: Bounds
     landscape: Landscape | None  # None before the first view
     got: Float64  # float64[n], value won since the period opened
     target: Float64  # float64[n], most cost per unit of value, micros; infinite: none
@@ -83,9 +81,7 @@ class OnlineLP:
         n = len(campaigns)
         return Knowledge(
             horizon=Horizon.of(campaigns, grid, self.curve),
-            minimum=np.maximum(campaigns.min_bid, 1),
-            maximum=campaigns.max_bid,
-            audience_start=campaigns.layout.audience_start,
+            bounds=Bounds.of(campaigns),
             landscape=None,
             got=np.zeros(n),
             target=np.broadcast_to(np.asarray(self.target_micros, dtype=np.float64), n).copy(),
@@ -99,15 +95,7 @@ class OnlineLP:
 
     def bids(self, view: View, memory: Knowledge, wanted: Float64, note: str) -> Proposals:
         """Proposals towards wanted bids, of campaigns that saw traffic and have money, as near as one step gets."""
-        bid = view.controls.bid
-        bounds = memory.minimum, memory.maximum, memory.audience_start
-        nearest = bids_in_reach(view, wanted, self.band, *bounds)
-        entered = view.recent[:, BIDS] > 0  # with no money left it enters nothing, and its bid rests
-        rows = np.flatnonzero((nearest != bid) & entered & ~view.controls.paused)
-        if not rows.size:
-            return no_proposals()
-        versions = view.controls.version[rows, Knob.BID]
-        return proposals(rows, Knob.BID, nearest[rows], versions, Source.POLICY, note)
+        return rows_of_bids(view, bids_in_reach(view, wanted, self.band, memory.bounds), note)
 
     def learn(self, view: View, memory: Knowledge) -> Knowledge:
         """With what a view tells."""

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agents.classic import WHOLE_BAND, Band, bids_in_reach, rows_of_bids
+from agents.classic import WHOLE_BAND, Band, Bounds, bids_in_reach, rows_of_bids
 from agents.horizon import EVEN, Curves, Horizon
 from agents.targets import NO_TARGET, TargetMicros, Won, aims
 from engine.actions import Proposals
 from engine.campaigns import CampaignSet
 from engine.events import OPPORTUNITIES, SPEND
 from engine.policy import View
-from engine.units import Float64, Int64, TickGrid
+from engine.units import Float64, TickGrid
 
 _WINDUP = 0.5  # how far the multiplier that does not bind may lie from the bid in force, in logs
 
@@ -29,9 +29,7 @@ class _Duals(NamedTuple):
     """What mirror descent remembers; replaced at every view."""
 
     horizon: Horizon
-    minimum: Int64  # bids, micros
-    maximum: Int64
-    audience_start: Int64
+    bounds: Bounds
     won: Won
     log_bid: Float64 | None = None  # float64[2, n], −log μ of the budget and of the target; None before the first view
 
@@ -76,9 +74,7 @@ class MirrorDescent:
         """Nothing is known but the calendar."""
         return _Duals(
             horizon=Horizon.of(campaigns, grid, self.curve),
-            minimum=np.maximum(campaigns.min_bid, 1),
-            maximum=campaigns.max_bid,
-            audience_start=campaigns.layout.audience_start,
+            bounds=Bounds.of(campaigns),
             won=Won.nothing(self.target_micros, len(campaigns)),
         )
 
@@ -90,8 +86,7 @@ class MirrorDescent:
         moved = before + np.stack([self._budgets(view, memory), self._targets(view, won)])
         after = np.clip(moved, bid - _WINDUP, bid + _WINDUP)
         wish = after.min(axis=0) if self.looks_at_prices else after[0]
-        bounds = memory.minimum, memory.maximum, memory.audience_start
-        wanted = bids_in_reach(view, np.exp(wish), self.band, *bounds)
+        wanted = bids_in_reach(view, np.exp(wish), self.band, memory.bounds)
         return rows_of_bids(view, wanted, "mirror_descent"), memory._replace(won=won, log_bid=after)
 
     def _budgets(self, view: View, duals: _Duals) -> Float64:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
-from agents.classic import Band, bids_in_reach, rows_of_bids
+from agents.classic import Band, Bounds, bids_in_reach, rows_of_bids
 from engine.actions import Proposals
 from engine.campaigns import CampaignSet
 from engine.policy import View
-from engine.units import MAX_MICROS, Float64, Int64, TickGrid
-
-
-class _Bounds(NamedTuple):
-    """Hard bounds of the bids, in micros, and whose modifiers count."""
-
-    minimum: Int64
-    maximum: Int64
-    audience_start: Int64
+from engine.units import MAX_MICROS, Float64, TickGrid
 
 
 @dataclass(frozen=True)
@@ -41,11 +32,11 @@ class GuardedOracle:
         """The same, told the thresholds of the episodes it is to play; float64[n], micros."""
         return replace(self, thresholds=tuple(threshold.tolist()))
 
-    def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Bounds:  # noqa: ARG002 - the protocol's signature
+    def start(self, campaigns: CampaignSet, grid: TickGrid) -> Bounds:  # noqa: ARG002 - the protocol's signature
         """Nothing to remember but the bounds."""
-        return _Bounds(np.maximum(campaigns.min_bid, 1), campaigns.max_bid, campaigns.layout.audience_start)
+        return Bounds.of(campaigns)
 
-    def propose(self, view: View, memory: _Bounds) -> tuple[Proposals, _Bounds]:
+    def propose(self, view: View, memory: Bounds) -> tuple[Proposals, Bounds]:
         """One bid per campaign that is not at its threshold yet."""
-        wanted = bids_in_reach(view, np.array(self.thresholds), self.band, *memory)
+        wanted = bids_in_reach(view, np.array(self.thresholds), self.band, memory)
         return rows_of_bids(view, wanted, "guarded_oracle"), memory

@@ -7,31 +7,19 @@ compare both kinds): the sign of the error alone counts.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
-from agents.classic import WHOLE_BAND, Band, bids_in_reach, rows_of_bids
-from agents.horizon import EVEN, Curves, Horizon
-from agents.targets import NO_TARGET, TargetMicros, Won, aims
+from agents.classic import WHOLE_BAND, Band, Pace, bids_in_reach, rows_of_bids
+from agents.horizon import EVEN, Curves
+from agents.targets import NO_TARGET, TargetMicros, aims
 from engine.actions import Proposals
 from engine.campaigns import CampaignSet
 from engine.events import SPEND
 from engine.policy import View
-from engine.units import Float64, Int64, TickGrid
+from engine.units import Float64, TickGrid
 
 _LITTLE = 1e-9
-
-
-class _Plan(NamedTuple):
-    """What the rule remembers; replaced at every view."""
-
-    horizon: Horizon
-    minimum: Int64  # bids, micros
-    maximum: Int64
-    audience_start: Int64
-    won: Won
-    seen: int = -1
 
 
 @dataclass(frozen=True)
@@ -71,28 +59,21 @@ class PidRule:
         """The same with a target of its own for every campaign; float64[n], micros per unit of value."""
         return replace(self, target_micros=tuple(target.tolist()))
 
-    def start(self, campaigns: CampaignSet, grid: TickGrid) -> _Plan:
+    def start(self, campaigns: CampaignSet, grid: TickGrid) -> Pace:
         """Lay the plan out over the run's ticks."""
-        return _Plan(
-            horizon=Horizon.of(campaigns, grid, self.curve),
-            minimum=np.maximum(campaigns.min_bid, 1),
-            maximum=campaigns.max_bid,
-            audience_start=campaigns.layout.audience_start,
-            won=Won.nothing(self.target_micros, len(campaigns)),
-        )
+        return Pace.of(campaigns, grid, self.curve, self.target_micros)
 
-    def propose(self, view: View, memory: _Plan) -> tuple[Proposals, _Plan]:
+    def propose(self, view: View, memory: Pace) -> tuple[Proposals, Pace]:
         """One bid per campaign that is off its plan."""
         won = memory.won.learn(view, memory.horizon)
         room = np.log(self._wanted_on_actual(view, memory))
         if self.looks_at_prices:
             room = np.minimum(room, won.room(view, memory.horizon)[1])
         factor = np.where(room > np.log1p(self.slack), self.up, np.where(room < -np.log1p(self.slack), self.down, 1.0))
-        bounds = memory.minimum, memory.maximum, memory.audience_start
-        wanted = bids_in_reach(view, view.controls.bid * factor, self.band, *bounds)
+        wanted = bids_in_reach(view, view.controls.bid * factor, self.band, memory.bounds)
         return rows_of_bids(view, wanted, "pid_rule"), memory._replace(won=won, seen=view.tick)
 
-    def _wanted_on_actual(self, view: View, plan: _Plan) -> Float64:
+    def _wanted_on_actual(self, view: View, plan: Pace) -> Float64:
         """What should have been spent since the last view, over what was."""
         horizon, spent = plan.horizon, view.recent[:, SPEND]
         before = plan.seen >= 0

@@ -21,7 +21,7 @@ _MARGIN = 1e-3
 _LOG_THOUSAND = math.log(1000.0) + _MARGIN
 _RAREST = 2e-11  # as far out as `normal` reaches
 _LOWEST = -1e9  # below the logarithm of every bid that is one, and above minus infinity, that of a bid that is none
-_LOG_MAX = math.log(float(MAX_MICROS))
+LOG_MAX = math.log(float(MAX_MICROS))
 
 
 SEATS_A_WORD = 64
@@ -147,11 +147,11 @@ def _price_ranks(
 ) -> None:
     if log_factor.size == 1:
         for k in range(size):
-            block.log_price[rank, k] = min(max(log_level + sigma * block.normals[k], log_reserve), _LOG_MAX)
+            block.log_price[rank, k] = min(max(log_level + sigma * block.normals[k], log_reserve), LOG_MAX)
     else:
         for k in range(size):
             level = log_level + log_factor[block.audience[k]]
-            block.log_price[rank, k] = min(max(level + sigma * block.normals[k], log_reserve), _LOG_MAX)
+            block.log_price[rank, k] = min(max(level + sigma * block.normals[k], log_reserve), LOG_MAX)
 
 
 @inner

@@ -18,7 +18,7 @@ from engine.events import BIDS, COUNTS, IMPRESSIONS, OPPORTUNITIES, SPEND
 from engine.prices import WINDOW, Prices
 from engine.units import Float64, Int64
 from sim.auction import bid_for
-from sim.draws import _LOG_MAX
+from sim.draws import LOG_MAX
 from sim.kernel import kernel
 from sim.prices import Won, count_win
 from sim.rng import PRICE, VALUE, fill_words, to_normals
@@ -66,8 +66,7 @@ class Streams(NamedTuple):
 
     def play(self, step: int, steps: int, offers: Offers, entry: Entry) -> None:
         """Enter every episode's auctions of one step; see `Market`."""
-        at = np.full(len(offers.bid), step, dtype=np.int64)
-        enter(self, at, steps, offers.bid, offers.budget, offers.charged, offers.lowest, offers.first_price, entry)
+        _enter(self, step, steps, offers, entry)
 
 
 class Laws(NamedTuple):
@@ -106,7 +105,7 @@ def _draw(laws: Laws, start: Int64, value: Float64, price: Int64) -> None:
             fill_words(words, (size + 3) >> 2, 0, step, VALUE, laws.campaign_key[e])
             to_normals(words, own, size, tail, place)
             for k in range(size):
-                log_price = min(laws.log_level[e, step] + laws.price_sigma[e] * heat[k], _LOG_MAX)
+                log_price = min(laws.log_level[e, step] + laws.price_sigma[e] * heat[k], LOG_MAX)
                 price[first + k] = np.int64(max(np.rint(math.exp(log_price)), 1.0))
                 value[first + k] = math.exp(sigma * (correlation * heat[k] + rest * own[k]))
 
@@ -141,28 +140,14 @@ def _tell(won: Int64, lowest: Int64, rows: Int64) -> None:
 
 
 @kernel
-def enter(
-    streams: Streams,
-    step: Int64,
-    steps: int,
-    bid: Int64,
-    budget: Int64,
-    charged: Int64,
-    lowest: Int64,
-    first_price: bool,  # noqa: FBT001 - a kernel takes columns
-    entry: Entry,
-) -> None:
-    """Enter every episode's auctions of its step (int64[n]) with the bids in force, into a cleared `entry`.
-
-    `lowest` are the `lowest_bins` of the bids; `charged` (int64[n], micros since the episode began) is brought up to
-    date.
-    """
-    counts, won = entry.counts, Won(entry.won, lowest, bid.astype(np.float64))
+def _enter(streams: Streams, step: int, steps: int, offers: Offers, entry: Entry) -> None:
+    counts, won = entry.counts, Won(entry.won, offers.lowest, offers.bid.astype(np.float64))
     counts[:] = 0
     entry.won[:] = 0
-    for e in range(bid.size):
-        at = e * steps + step[e]
-        mine, remaining = bid[e], budget[e] - charged[e]
+    for e in range(offers.bid.size):
+        at, mine = e * steps + step, offers.bid[e]
+        before = offers.budget[e] - offers.charged[e]
+        remaining = before
         entered: Any = 0
         for k in range(streams.start[at], streams.start[at + 1]):
             offer = bid_for(mine, streams.value[k])
@@ -172,11 +157,10 @@ def enter(
             price = streams.price[k]
             if offer < price:
                 continue
-            remaining -= offer if first_price else price
+            remaining -= offer if offers.first_price else price
             count_win(won, e, offer, price, streams.value[k])
-        spent = budget[e] - charged[e] - remaining
-        charged[e] += spent
+        offers.charged[e] += before - remaining
         counts[e, OPPORTUNITIES] = streams.start[at + 1] - streams.start[at]
         counts[e, BIDS] = entered
         counts[e, IMPRESSIONS] = entry.won[e, :, 0].sum()
-        counts[e, SPEND] = spent
+        counts[e, SPEND] = before - remaining

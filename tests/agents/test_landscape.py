@@ -15,7 +15,7 @@ from engine.events import BIDS, IMPRESSIONS, OPPORTUNITIES
 from engine.policy import View
 from engine.prices import Prices, bin_of, least_in_bin, lowest_bins
 from engine.units import Float64, TickGrid
-from sim.streams import Entry, Streams, enter
+from sim.streams import Entry, Offers, Streams
 from tests.engine.builders import campaign_set
 
 NOTHING = Prior(weight=1e-9)
@@ -28,8 +28,8 @@ def seen(value: Float64, price: Float64, bid: int, tick: int = 0) -> View:
     """What a campaign with all the money it wants sees of these opportunities under a bid."""
     streams = Streams(np.array([0, len(value)]), value, price.astype(np.int64))
     bids, entry = np.array([bid]), Entry.of(1)
-    zero, money = np.zeros(1, dtype=np.int64), np.array([10**15])
-    enter(streams, zero, 1, bids, money, zero.copy(), lowest_bins(bids), False, entry)  # noqa: FBT003
+    money = np.array([10**15])
+    streams.play(0, 1, Offers(bids, money, np.zeros(1, dtype=np.int64), lowest_bins(bids)), entry)
     controls = ControlState.initial(CAMPAIGN, bids, money)
     return View(
         tick, controls, entry.counts, entry.counts, entry.counts, prices=Prices.of(entry.won, lowest_bins(bids))

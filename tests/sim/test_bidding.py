@@ -18,7 +18,7 @@ from sim.auction import Market
 from sim.bidding import REFERENCE_MICROS, BiddingTask, Episodes
 from sim.oracle import optimum, whole_cost
 from sim.rng import keys_of
-from sim.streams import Entry, Laws, Streams, draw, enter
+from sim.streams import Entry, Laws, Offers, Streams, draw
 from sim.traffic import Traffic
 from tests.sim.builders import GRID, Campaign, world_of
 
@@ -32,8 +32,7 @@ def lived(streams: Streams, steps: int, bid: Int64, budget: Int64, *, first_pric
     counts = np.empty((steps, len(bid), len(COUNTS)), dtype=np.int64)
     charged, entry = np.zeros(len(bid), dtype=np.int64), Entry.of(len(bid))
     for step in range(steps):
-        at = np.full(len(bid), step, dtype=np.int64)
-        enter(streams, at, steps, bid, budget, charged, lowest_bins(bid), first_price, entry)
+        streams.play(step, steps, Offers(bid, budget, charged, lowest_bins(bid), first_price), entry)
         counts[step] = entry.counts
     return counts
 
@@ -92,7 +91,7 @@ def test_wins_are_told_by_their_price_per_unit_of_value() -> None:
     streams, n = EPISODES.streams, len(EPISODES)
     bid, budget = EPISODES.bid, np.full(n, 10**15)
     entry, lowest = Entry.of(n), lowest_bins(EPISODES.bid)
-    enter(streams, np.full(n, 20), 48, bid, budget, np.zeros(n, dtype=np.int64), lowest, False, entry)  # noqa: FBT003
+    streams.play(20, 48, Offers(bid, budget, np.zeros(n, dtype=np.int64), lowest), entry)
     for e in range(n):
         span = slice(streams.start[e * 48 + 20], streams.start[e * 48 + 21])
         value, price = streams.value[span], streams.price[span]
