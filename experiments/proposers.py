@@ -15,10 +15,11 @@ import numpy as np
 from agents.classic import Band, Constant, DailyBudgets, Gains, PacingPI
 from agents.ecpc import EcpcPid
 from agents.horizon import EVEN, Curve, Curves
-from agents.learned import Learned, Model, shipped
+from agents.learned import SHIPPED, Learned, Model, shipped
 from agents.lp import OnlineLP
 from agents.mirror_descent import MirrorDescent
 from agents.pid_rule import PidRule
+from agents.promotion import Standing
 from agents.scripted import Scripted, Wish
 from engine.actions import Knob, Source
 from engine.campaigns import CampaignSet
@@ -183,15 +184,13 @@ def _target(spec: Any) -> float:
 
 
 def _promoted(path: str | None) -> Model:
-    """A learned policy's model, if the gate let it bid (`agents.promotion`)."""
-    if path is None:
-        return shipped()
-    model = Model.load(Path(path))
+    """A learned policy's model, the shipped one unless it has a path, if the gate let it bid."""
+    model = shipped() if path is None else Model.load(Path(path))
     standing = ((model.card or {}).get("verdict") or {}).get("standing", "unjudged")
-    if standing != "promoted":
+    if standing != Standing.PROMOTED:
         raise BadInput(
-            f"{path} (={standing}) must be promoted by the gate before it bids in a run: train it further with "
-            "'bidtwin train', or compare it with 'bidtwin evaluate'"
+            f"{path or SHIPPED.name} (={standing}) must be promoted by the gate before it bids in a run: train it "
+            "further with 'bidtwin train', or compare it with 'bidtwin evaluate'"
         )
     return model
 
